@@ -1,1 +1,3 @@
-//! To be written.
+//! The Signet server: signing authorities, registration entries, and the APIs over them.
+
+pub mod store;
