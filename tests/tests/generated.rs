@@ -1,0 +1,170 @@
+//! The Rust and the descriptors under `proto/src/generated/` are what `proto/protos/` says.
+//!
+//! This is also the generator: with `UPDATE_GENERATED=1` it rewrites the folder instead of comparing
+//! it. A build script would make every clean build pay for a Protobuf compiler.
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test tells of a broken set-up by panicking"
+)]
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use prost::Message;
+use prost_types::FileDescriptorSet;
+
+const COMMAND: &str = "UPDATE_GENERATED=1 cargo test -p tests --test generated";
+
+const SERVER_PROTOS: &[&str] = &[
+    "spire/server/agent.proto",
+    "spire/server/bundle.proto",
+    "spire/server/debug.proto",
+    "spire/server/entry.proto",
+    "spire/server/localauthority.proto",
+    "spire/server/logger.proto",
+    "spire/server/svid.proto",
+    "spire/server/trustdomain.proto",
+];
+
+/// Messages whose `Debug` is written by hand in `proto/src/redacted.rs`.
+const SECRETS: &[&str] = &[
+    ".X509SVID",
+    ".JWTSVID",
+    ".WITSVID",
+    ".ValidateJWTSVIDRequest",
+    ".spire.api.types.JWTSVID",
+    ".spire.api.types.WITSVID",
+    ".spire.api.types.JoinToken",
+    ".spire.api.types.AttestationData",
+    ".spire.api.server.agent.v1.CreateJoinTokenRequest",
+];
+
+#[test]
+fn committed_code_is_what_the_protos_generate() {
+    let committed = proto_crate().join("src/generated");
+    let fresh = generate();
+
+    if update_is_asked_for() {
+        fs::remove_dir_all(&committed).unwrap();
+        fs::create_dir_all(&committed).unwrap();
+        for (name, content) in &fresh {
+            fs::write(committed.join(name), content).unwrap();
+        }
+    }
+
+    let found = files(&committed);
+    let differing: Vec<&String> = fresh
+        .keys()
+        .chain(found.keys())
+        .filter(|name| fresh.get(*name) != found.get(*name))
+        .collect();
+    assert!(
+        differing.is_empty(),
+        "proto/src/generated differs from proto/protos in {differing:?}; update it with `{COMMAND}`"
+    );
+}
+
+#[test]
+fn every_proto_file_is_compiled() {
+    let root = proto_crate().join("protos");
+    let mut expected: Vec<String> = SERVER_PROTOS.iter().map(|&p| p.to_owned()).collect();
+    expected.extend(
+        [
+            "signet/records/v1/records.proto",
+            "spire/types.proto",
+            "workload.proto",
+        ]
+        .map(str::to_owned),
+    );
+    expected.sort();
+
+    let mut found = Vec::new();
+    let mut folders = vec![root.clone()];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else {
+                found.push(path.strip_prefix(&root).unwrap().display().to_string());
+            }
+        }
+    }
+    found.sort();
+    assert_eq!(found, expected);
+}
+
+/// All generated files, by name.
+fn generate() -> BTreeMap<String, Vec<u8>> {
+    let out = tempfile::tempdir().unwrap();
+    let types = "crate::spire::types";
+
+    rust(&["workload.proto"], None, out.path());
+    rust(&["signet/records/v1/records.proto"], None, out.path());
+    rust(&["spire/types.proto"], None, out.path());
+    rust(SERVER_PROTOS, Some(types), out.path());
+
+    let mut generated = files(out.path());
+    generated.insert("server.bin".to_owned(), descriptors(SERVER_PROTOS));
+    generated.insert("workload.bin".to_owned(), descriptors(&["workload.proto"]));
+    generated
+}
+
+/// Generates the Rust of `protos`. `types` is where that of `spire.api.types` is found, if not here.
+fn rust(protos: &[&str], types: Option<&str>, out: &Path) {
+    let mut config = tonic_prost_build::configure()
+        .bytes(".")
+        .btree_map(".")
+        .skip_debug(SECRETS)
+        .emit_rerun_if_changed(false)
+        .out_dir(out);
+    if let Some(types) = types {
+        config = config.extern_path(".spire.api.types", types);
+    }
+    let mut prost = tonic_prost_build::Config::new();
+    prost.default_package_filename("workload");
+    config
+        .compile_fds_with_config(compile(protos, true), prost)
+        .unwrap();
+}
+
+/// The descriptors of `protos` and their imports, without comments.
+fn descriptors(protos: &[&str]) -> Vec<u8> {
+    compile(protos, false).encode_to_vec()
+}
+
+fn compile(protos: &[&str], comments: bool) -> FileDescriptorSet {
+    let root = proto_crate().join("protos");
+    let mut compiler = protox::Compiler::new([&root]).unwrap();
+    compiler.include_source_info(comments).include_imports(true);
+    compiler
+        .open_files(protos.iter().map(|proto| root.join(proto)))
+        .unwrap();
+    compiler.file_descriptor_set()
+}
+
+fn files(folder: &Path) -> BTreeMap<String, Vec<u8>> {
+    fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| entry.unwrap())
+        .map(|entry| {
+            (
+                entry.file_name().into_string().unwrap(),
+                fs::read(entry.path()).unwrap(),
+            )
+        })
+        .collect()
+}
+
+fn proto_crate() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).with_file_name("proto")
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the switch of a developer's tool"
+)]
+fn update_is_asked_for() -> bool {
+    std::env::var("UPDATE_GENERATED").is_ok_and(|value| value == "1")
+}
