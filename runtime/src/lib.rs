@@ -1,1 +1,14 @@
-//! To be written.
+//! What every process of Signet shares.
+//!
+//! This crate does not know what the processes are for: it has time, supervised tasks, shutdown,
+//! readiness, hardened listeners, the peers behind Unix sockets, configuration files, logs and
+//! metrics. A module enters only when two crates above need it.
+
+pub mod backoff;
+pub mod clock;
+pub mod random;
+pub mod readiness;
+pub mod report;
+pub mod shutdown;
+pub mod tasks;
+pub mod unix;

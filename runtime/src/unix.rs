@@ -1,0 +1,247 @@
+//! The process behind a Unix socket, held so that its pid cannot come to mean another.
+//!
+//! A pid is a name that the kernel gives away again. At accept the kernel hands out a pidfd of the
+//! process that connected, and `/proc/PID` is opened once, while that pidfd says that the process
+//! lives; so the directory is that process's and no other's. Everything that is later read of the
+//! process is read below that directory, and the pidfd is polled after each read: an answer counts
+//! only if the process lived when it was given.
+//!
+//! Below kernel 6.5 the pidfd is made from the pid at accept. A process that connects, dies, and
+//! whose pid is taken before the accept is then not told from its successor.
+
+mod pidfd;
+mod proc;
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::io;
+use std::time::Duration;
+
+use nix::sys::socket::{getsockopt, sockopt};
+use tokio::net::UnixStream;
+
+use self::pidfd::{PidFd, PidFdError};
+use self::proc::ProcDir;
+pub use self::proc::start_time_in_stat;
+
+/// How often a process is looked at where the kernel has no pidfd.
+const POLL_INTERVAL: Duration = Duration::from_millis(500);
+
+/// Who connected, as the kernel recorded it at connect.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Credentials {
+    /// The process id as seen from this process; absent if it lives in a foreign pid namespace.
+    pub pid: Option<u32>,
+    /// The effective user id.
+    pub uid: u32,
+    /// The effective group id.
+    pub gid: u32,
+}
+
+/// A process that connected, held from accept to the end of its connection.
+#[derive(Debug)]
+pub struct Peer {
+    pid: u32,
+    uid: u32,
+    gid: u32,
+    proc: ProcDir,
+    // The start time in clock ticks since boot: with the pid it names a process for one boot.
+    start_time: u64,
+    pidfd: Option<PidFd>,
+}
+
+/// Why a connection's process could not be held.
+#[derive(Debug, thiserror::Error)]
+pub enum PeerError {
+    /// The kernel did not say who connected.
+    #[error("could not read the credentials of the peer")]
+    Credentials(#[source] io::Error),
+    /// The peer's pid namespace is not ours nor below it, so it has no pid here.
+    #[error("peer has no process id in this pid namespace (share the host's pid namespace)")]
+    ForeignPidNamespace,
+    /// The peer ended before it could be held.
+    #[error("peer process `{0}` has exited")]
+    Exited(u32),
+    /// `/proc` is missing, or belongs to another pid namespace.
+    #[error("/proc does not show this process's pid namespace")]
+    ForeignProc,
+    /// The pidfd could not be had or watched.
+    #[error("could not hold peer process `{pid}`")]
+    Hold {
+        /// The peer.
+        pid: u32,
+        /// What the kernel said.
+        #[source]
+        source: io::Error,
+    },
+    /// The peer's directory in `/proc` could not be read.
+    #[error("could not open /proc of peer process `{pid}`")]
+    Proc {
+        /// The peer.
+        pid: u32,
+        /// What the kernel said.
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl PeerError {
+    /// A stable label for logs and metrics.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Credentials(_) => "peer_credentials",
+            Self::ForeignPidNamespace => "foreign_pid_namespace",
+            Self::Exited(_) => "peer_exited",
+            Self::ForeignProc => "foreign_proc",
+            Self::Hold { .. } => "peer_hold",
+            Self::Proc { .. } => "peer_proc",
+        }
+    }
+}
+
+impl Credentials {
+    /// Asks the kernel who connected.
+    pub fn of(stream: &UnixStream) -> Result<Self, PeerError> {
+        let found = getsockopt(stream, sockopt::PeerCredentials)
+            .map_err(|errno| PeerError::Credentials(errno.into()))?;
+        let pid = u32::try_from(found.pid()).ok().filter(|pid| *pid != 0);
+        Ok(Self {
+            pid,
+            uid: found.uid(),
+            gid: found.gid(),
+        })
+    }
+}
+
+impl Peer {
+    /// Holds the process that connected. Must be called inside a Tokio runtime, right after accept.
+    pub fn of(stream: &UnixStream) -> Result<Self, PeerError> {
+        let Credentials { pid, uid, gid } = Credentials::of(stream)?;
+        let pid = pid.ok_or(PeerError::ForeignPidNamespace)?;
+        Self::hold(pid, uid, gid, PidFd::of_peer(stream, pid))
+    }
+
+    /// Holds any process, as if it had connected with these ids.
+    #[cfg(any(test, feature = "test-util"))]
+    pub fn for_test(pid: u32, uid: u32, gid: u32) -> Result<Self, PeerError> {
+        Self::hold(pid, uid, gid, PidFd::of_pid(pid))
+    }
+
+    fn hold(
+        pid: u32,
+        uid: u32,
+        gid: u32,
+        pidfd: Result<PidFd, PidFdError>,
+    ) -> Result<Self, PeerError> {
+        let pidfd = match pidfd {
+            Ok(pidfd) => Some(pidfd),
+            Err(PidFdError::Unsupported) => None,
+            Err(PidFdError::Exited) => return Err(PeerError::Exited(pid)),
+            Err(PidFdError::Failed(source)) => return Err(PeerError::Hold { pid, source }),
+        };
+        if !proc::shows_our_pid_namespace() {
+            return Err(PeerError::ForeignProc);
+        }
+        let failed = |source: io::Error| {
+            if proc::means_exited(&source) {
+                PeerError::Exited(pid)
+            } else {
+                PeerError::Proc { pid, source }
+            }
+        };
+        let proc = ProcDir::open(pid).map_err(failed)?;
+        let start_time = proc.start_time().map_err(failed)?;
+        let peer = Self {
+            pid,
+            uid,
+            gid,
+            proc,
+            start_time,
+            pidfd,
+        };
+        // INVARIANT: the process lives after its directory was opened, so the pid was its own then.
+        if peer.is_alive() {
+            Ok(peer)
+        } else {
+            Err(PeerError::Exited(pid))
+        }
+    }
+
+    /// The process id.
+    pub fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    /// The effective user id at connect.
+    pub fn uid(&self) -> u32 {
+        self.uid
+    }
+
+    /// The effective group id at connect.
+    pub fn gid(&self) -> u32 {
+        self.gid
+    }
+
+    /// When the process started, in clock ticks since boot. It survives an `exec`.
+    pub fn start_time(&self) -> u64 {
+        self.start_time
+    }
+
+    /// Whether the process runs. A zombie does not.
+    pub fn is_alive(&self) -> bool {
+        match &self.pidfd {
+            Some(pidfd) => !pidfd.has_exited(),
+            None => self.proc.is_running_since(self.start_time),
+        }
+    }
+
+    /// Waits until the process has exited.
+    pub async fn exited(&self) {
+        if let Some(pidfd) = &self.pidfd
+            && pidfd.exited().await.is_ok()
+        {
+            return;
+        }
+        while self.is_alive() {
+            tokio::time::sleep(POLL_INTERVAL).await;
+        }
+    }
+
+    /// Reads `/proc/PID/NAME`, at most `max` bytes of it: a larger file is an error.
+    ///
+    /// `name` is one component. Blocks for as long as the kernel takes.
+    pub fn proc_file(&self, name: &str, max: usize) -> io::Result<Vec<u8>> {
+        self.while_alive(|| self.proc.read(name, max))
+    }
+
+    /// Reads the symbolic link `/proc/PID/NAME`. The text means something only in the mount
+    /// namespace of the peer.
+    pub fn proc_link(&self, name: &str) -> io::Result<OsString> {
+        self.while_alive(|| self.proc.link(name))
+    }
+
+    /// Opens the very file that the process executes, wherever its path points by now.
+    pub fn exe_file(&self) -> io::Result<File> {
+        self.while_alive(|| self.proc.exe())
+    }
+
+    fn while_alive<T>(&self, read: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+        let answer = if self.is_alive() {
+            read()
+        } else {
+            Err(exited())
+        };
+        if self.is_alive() {
+            answer
+        } else {
+            Err(exited())
+        }
+    }
+}
+
+fn exited() -> io::Error {
+    io::Error::new(io::ErrorKind::NotFound, "process has exited")
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,117 @@
+//! One process's directory in `/proc`, opened once.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::OwnedFd;
+
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, open, openat, readlinkat};
+use nix::sys::stat::Mode;
+
+/// `/proc/PID/stat` is one line of 52 numbers and a name of at most 64 bytes.
+const MAX_STAT: usize = 4096;
+
+/// Leave to look below `/proc/PID`, whoever has that pid later: the kernel answers "no such
+/// process" below the directory of a process that is gone.
+#[derive(Debug)]
+pub(super) struct ProcDir(OwnedFd);
+
+impl ProcDir {
+    pub(super) fn open(pid: u32) -> io::Result<Self> {
+        let path = format!("/proc/{pid}");
+        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        Ok(Self(open(path.as_str(), flags, Mode::empty())?))
+    }
+
+    pub(super) fn read(&self, name: &str, max: usize) -> io::Result<Vec<u8>> {
+        let file = self.open_below(name, OFlag::O_NOFOLLOW)?;
+        let limit = u64::try_from(max).unwrap_or(u64::MAX);
+        let mut bytes = Vec::new();
+        // One byte more than allowed tells "too large" from "exactly as large".
+        file.take(limit.saturating_add(1)).read_to_end(&mut bytes)?;
+        if bytes.len() > max {
+            let text = format!("`{name}` is larger than {max} bytes");
+            return Err(io::Error::new(io::ErrorKind::FileTooLarge, text));
+        }
+        Ok(bytes)
+    }
+
+    pub(super) fn link(&self, name: &str) -> io::Result<OsString> {
+        Ok(readlinkat(&self.0, one_component(name)?)?)
+    }
+
+    pub(super) fn exe(&self) -> io::Result<File> {
+        // This link is the kernel's: it leads to the open file itself and not along a path.
+        self.open_below("exe", OFlag::empty())
+    }
+
+    pub(super) fn start_time(&self) -> io::Result<u64> {
+        let stat = self.read("stat", MAX_STAT)?;
+        start_time_in_stat(&stat)
+            .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "`stat` has no start time"))
+    }
+
+    pub(super) fn is_running_since(&self, start_time: u64) -> bool {
+        self.read("stat", MAX_STAT).is_ok_and(|stat| {
+            let ended = matches!(
+                fields_after_name(&stat).next(),
+                None | Some(b"Z" | b"X" | b"x")
+            );
+            !ended && start_time_in_stat(&stat) == Some(start_time)
+        })
+    }
+
+    fn open_below(&self, name: &str, flags: OFlag) -> io::Result<File> {
+        let flags = flags | OFlag::O_RDONLY | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK;
+        Ok(File::from(openat(
+            &self.0,
+            one_component(name)?,
+            flags,
+            Mode::empty(),
+        )?))
+    }
+}
+
+/// The 22nd field of `/proc/PID/stat`: when the process started, in clock ticks since boot.
+///
+/// The second field is a name that its process chooses, in parentheses, and may contain anything;
+/// the last closing parenthesis ends it.
+pub fn start_time_in_stat(stat: &[u8]) -> Option<u64> {
+    // The first field after the name is the third.
+    let field = fields_after_name(stat).nth(22 - 3)?;
+    std::str::from_utf8(field).ok()?.parse().ok()
+}
+
+fn fields_after_name(stat: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let name_end = stat.iter().rposition(|byte| *byte == b')');
+    let rest = name_end
+        .and_then(|end| stat.get(end + 1..))
+        .unwrap_or_default();
+    rest.split(u8::is_ascii_whitespace)
+        .filter(|field| !field.is_empty())
+}
+
+/// Whether `/proc` numbers processes as the kernel numbers them for us: in a foreign `/proc` a pid
+/// means another process.
+pub(super) fn shows_our_pid_namespace() -> bool {
+    let shown = nix::fcntl::readlink("/proc/self").ok();
+    shown.is_some_and(|pid| pid.to_str() == Some(std::process::id().to_string().as_str()))
+}
+
+/// Whether this is how the kernel answers below the directory of a process that is gone.
+pub(super) fn means_exited(error: &io::Error) -> bool {
+    [Errno::ENOENT, Errno::ESRCH]
+        .into_iter()
+        .any(|errno| error.raw_os_error() == Some(errno as i32))
+}
+
+fn one_component(name: &str) -> io::Result<&str> {
+    if name.is_empty() || name == "." || name == ".." || name.contains('/') {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "not the name of one file",
+        ));
+    }
+    Ok(name)
+}

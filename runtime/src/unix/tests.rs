@@ -1,0 +1,138 @@
+//! Facts about peers, shown on real processes.
+
+use std::process::{Child, Command, Stdio};
+
+use proptest::prelude::*;
+
+use super::*;
+
+/// A process of our own that runs until it is killed.
+struct Sleeper(Child);
+
+impl Sleeper {
+    fn start() -> Self {
+        // `cat` ends when its input does, so not even a killed test leaves it behind.
+        let cat = Command::new("cat")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .spawn();
+        Self(cat.unwrap())
+    }
+
+    fn peer(&self) -> Peer {
+        Peer::for_test(self.0.id(), 1, 2).unwrap()
+    }
+
+    fn kill(&mut self) {
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
+    }
+}
+
+#[tokio::test]
+async fn the_other_end_of_a_pair_of_ours_is_ourselves() {
+    let (near, _far) = UnixStream::pair().unwrap();
+    let peer = Peer::of(&near).unwrap();
+    assert_eq!(peer.pid(), std::process::id());
+    assert_eq!(peer.uid(), nix::unistd::geteuid().as_raw());
+    assert_eq!(peer.gid(), nix::unistd::getegid().as_raw());
+    assert!(peer.is_alive());
+    assert!(peer.start_time() > 0);
+}
+
+#[tokio::test]
+async fn reads_what_the_process_shows() {
+    let peer = Peer::for_test(std::process::id(), 0, 0).unwrap();
+    let status = peer.proc_file("status", 64 << 10).unwrap();
+    assert!(status.starts_with(b"Name:"));
+    let exe = std::env::current_exe().unwrap();
+    assert_eq!(peer.proc_link("exe").unwrap(), exe.clone().into_os_string());
+    let length = peer.exe_file().unwrap().metadata().unwrap().len();
+    assert_eq!(length, std::fs::metadata(exe).unwrap().len());
+}
+
+#[tokio::test]
+async fn refuses_a_file_larger_than_allowed() {
+    let peer = Peer::for_test(std::process::id(), 0, 0).unwrap();
+    let error = peer.proc_file("status", 16).unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::FileTooLarge);
+}
+
+#[tokio::test]
+async fn never_leaves_the_directory_of_the_process() {
+    let peer = Peer::for_test(std::process::id(), 0, 0).unwrap();
+    for name in [
+        "",
+        ".",
+        "..",
+        "../self/status",
+        "/etc/passwd",
+        "task/1/stat",
+    ] {
+        let error = peer.proc_file(name, 1 << 20).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::InvalidInput, "{name}");
+    }
+    // `exe` is a symbolic link, and a file is read only if it is none.
+    assert!(peer.proc_file("exe", 1 << 30).is_err());
+}
+
+#[tokio::test]
+async fn learns_of_the_exit_and_reads_nothing_after_it() {
+    let mut process = Sleeper::start();
+    let peer = process.peer();
+    let mut exited = Box::pin(peer.exited());
+    assert!(futures_util::poll!(&mut exited).is_pending());
+    process.kill();
+    exited.await;
+    assert!(!peer.is_alive());
+    assert!(peer.proc_file("status", 64 << 10).is_err());
+    assert!(peer.exe_file().is_err());
+}
+
+#[tokio::test]
+async fn a_zombie_is_not_alive() {
+    let mut process = Sleeper::start();
+    let peer = process.peer();
+    process.0.kill().unwrap();
+    peer.exited().await;
+    assert!(!peer.is_alive());
+    process.0.wait().unwrap();
+}
+
+#[tokio::test]
+async fn refuses_a_process_that_is_gone() {
+    let mut process = Sleeper::start();
+    let pid = process.0.id();
+    process.kill();
+    let error = Peer::for_test(pid, 0, 0).unwrap_err();
+    assert_eq!(error.reason(), "peer_exited");
+}
+
+#[tokio::test]
+async fn without_a_pidfd_the_start_time_tells_the_exit() {
+    let mut process = Sleeper::start();
+    let pid = process.0.id();
+    let peer = Peer::hold(pid, 0, 0, Err(PidFdError::Unsupported)).unwrap();
+    assert!(peer.is_alive());
+    assert!(!peer.proc.is_running_since(peer.start_time + 1));
+    process.0.kill().unwrap();
+    peer.exited().await;
+    assert!(!peer.is_alive());
+    process.0.wait().unwrap();
+    assert!(!peer.is_alive());
+}
+
+#[test]
+fn a_process_cannot_forge_its_start_time_by_its_name() {
+    let honest = "7 (cat) S 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 4711 20";
+    assert_eq!(start_time_in_stat(honest.as_bytes()), Some(4711));
+    let hostile = honest.replace("(cat)", "(x) R 1 1 1 1 1 1 1 1 1 1 1 1 1 1 1 1 1 1 99)");
+    assert_eq!(start_time_in_stat(hostile.as_bytes()), Some(4711));
+}
+
+proptest! {
+    #[test]
+    fn any_bytes_as_stat_are_refused_or_read(bytes in proptest::collection::vec(any::<u8>(), 0..512)) {
+        start_time_in_stat(&bytes);
+    }
+}
