@@ -1,0 +1,291 @@
+//! Public keys, and the checking of signatures.
+
+use std::{fmt, sync::Arc};
+
+use aws_lc_rs::{
+    digest::{SHA1_FOR_LEGACY_USE_ONLY, digest},
+    encoding::AsDer,
+    signature::{self, ParsedPublicKey, UnparsedPublicKey, VerificationAlgorithm},
+};
+use x509_parser::{
+    der_parser::{Oid, oid},
+    prelude::FromDer,
+    x509::SubjectPublicKeyInfo,
+};
+
+use super::{KeyAlgorithm, KeyError};
+
+/// The largest SubjectPublicKeyInfo taken, in bytes: RSA 8192 needs about 1 KiB.
+const MAX_SPKI_BYTES: usize = 4096;
+
+const RSA_BITS: std::ops::RangeInclusive<usize> = 2048..=8192;
+const RSA_BITS_CERTIFIED: std::ops::RangeInclusive<u16> = 2048..=4096;
+
+const EC_PUBLIC_KEY: Oid<'static> = oid!(1.2.840.10045.2.1);
+const RSA_ENCRYPTION: Oid<'static> = oid!(1.2.840.113549.1.1.1);
+const ED25519: Oid<'static> = oid!(1.3.101.112);
+const P256: Oid<'static> = oid!(1.2.840.10045.3.1.7);
+const P384: Oid<'static> = oid!(1.3.132.0.34);
+const P521: Oid<'static> = oid!(1.3.132.0.35);
+
+/// A public key that signatures can be checked with. Cheap to clone.
+///
+/// Equal when its SubjectPublicKeyInfo is, which is kept in canonical DER.
+#[derive(Clone, Eq, Hash, PartialEq)]
+pub struct PublicKey(Arc<Inner>);
+
+#[derive(Eq, Hash, PartialEq)]
+struct Inner {
+    spki: Vec<u8>,
+    algorithm: KeyAlgorithm,
+    subject_key_id: [u8; 20],
+    material: Material,
+}
+
+/// The numbers of a key, big-endian, as a JWK needs them (RFC 7518 6).
+#[derive(Eq, Hash, PartialEq)]
+pub(crate) enum Material {
+    /// Both coordinates, as long as the curve's field.
+    Ec { x: Vec<u8>, y: Vec<u8> },
+    /// Modulus and exponent, without leading zeros.
+    Rsa { n: Vec<u8>, e: Vec<u8> },
+    /// Ed25519: not among the keys of a SPIFFE bundle's JWT authorities.
+    Edwards { x: Vec<u8> },
+}
+
+impl PublicKey {
+    /// Reads a SubjectPublicKeyInfo (RFC 5280 4.1.2.7) of an algorithm in [`KeyAlgorithm`].
+    ///
+    /// Refuses trailing data, anything that is not the canonical encoding, points that are not on
+    /// their curve or not uncompressed, and RSA outside of 2048 to 8192 bits.
+    pub fn from_spki_der(der: &[u8]) -> Result<Self, KeyError> {
+        if der.len() > MAX_SPKI_BYTES {
+            return Err(KeyError::TooLarge);
+        }
+        let (rest, spki) = SubjectPublicKeyInfo::from_der(der).or(Err(KeyError::Malformed))?;
+        if !rest.is_empty() {
+            return Err(KeyError::Malformed);
+        }
+        let (algorithm, material) = read_material(&spki)?;
+        let parsed =
+            ParsedPublicKey::new(some_verifier(algorithm), der).or(Err(KeyError::Malformed))?;
+        let canonical = parsed.as_der().or(Err(KeyError::Malformed))?;
+        if canonical.as_ref() != der {
+            return Err(KeyError::Malformed);
+        }
+        // RFC 5280 4.2.1.2, method 1: SHA-1 of the bit string. SPIRE names authorities by it.
+        let hash = digest(&SHA1_FOR_LEGACY_USE_ONLY, &spki.subject_public_key.data);
+        let mut subject_key_id = [0; 20];
+        subject_key_id
+            .iter_mut()
+            .zip(hash.as_ref())
+            .for_each(|(to, from)| *to = *from);
+        Ok(Self(Arc::new(Inner {
+            spki: der.to_vec(),
+            algorithm,
+            subject_key_id,
+            material,
+        })))
+    }
+
+    /// The SubjectPublicKeyInfo in DER.
+    pub fn spki_der(&self) -> &[u8] {
+        &self.0.spki
+    }
+
+    /// The kind and size of the key.
+    pub fn algorithm(&self) -> KeyAlgorithm {
+        self.0.algorithm
+    }
+
+    /// SHA-1 of the key's bit string (RFC 5280 4.2.1.2, method 1).
+    pub fn subject_key_id(&self) -> [u8; 20] {
+        self.0.subject_key_id
+    }
+
+    #[expect(dead_code, reason = "the bundle is written next")]
+    pub(crate) fn material(&self) -> &Material {
+        &self.0.material
+    }
+
+    /// Checks that the key may be certified: P-256, P-384, Ed25519, or RSA of 2048 to 4096 bits
+    /// whose exponent is odd and from 65537 to 2^32.
+    pub fn check_for_issuance(&self) -> Result<(), KeyError> {
+        let fit = match (self.0.algorithm, &self.0.material) {
+            (KeyAlgorithm::EcP256 | KeyAlgorithm::EcP384 | KeyAlgorithm::Ed25519, _) => true,
+            (KeyAlgorithm::Rsa(bits), Material::Rsa { n, e }) => {
+                RSA_BITS_CERTIFIED.contains(&bits) && is_odd(n) && is_sane_exponent(e)
+            }
+            _ => false,
+        };
+        if fit { Ok(()) } else { Err(KeyError::Weak) }
+    }
+
+    /// Checks `signature` over `message`. A scheme that does not fit the key's algorithm is refused
+    /// before anything is computed.
+    pub fn verify(
+        &self,
+        scheme: SignatureScheme,
+        message: &[u8],
+        signature: &[u8],
+    ) -> Result<(), KeyError> {
+        let verifier = scheme.verifier(self.0.algorithm).ok_or(KeyError::Scheme)?;
+        UnparsedPublicKey::new(verifier, &self.0.spki)
+            .verify(message, signature)
+            .or(Err(KeyError::Signature))
+    }
+}
+
+fn is_odd(number: &[u8]) -> bool {
+    number.last().is_some_and(|byte| byte & 1 == 1)
+}
+
+fn is_sane_exponent(e: &[u8]) -> bool {
+    let value = e.iter().try_fold(0_u64, |sum, byte| {
+        sum.checked_mul(256).map(|sum| sum + u64::from(*byte)) // below 2^64: the low byte is free
+    });
+    is_odd(e) && value.is_some_and(|value| (65537..1 << 32).contains(&value))
+}
+
+/// Sorts out the algorithm by its identifiers alone, then takes the numbers.
+fn read_material(spki: &SubjectPublicKeyInfo<'_>) -> Result<(KeyAlgorithm, Material), KeyError> {
+    let bits = spki.subject_public_key.data.as_ref();
+    let parameters = spki.algorithm.parameters.as_ref();
+    if spki.algorithm.algorithm == RSA_ENCRYPTION {
+        return read_rsa(spki);
+    }
+    if spki.algorithm.algorithm == ED25519 {
+        return Ok((
+            KeyAlgorithm::Ed25519,
+            Material::Edwards { x: bits.to_vec() },
+        ));
+    }
+    if spki.algorithm.algorithm != EC_PUBLIC_KEY {
+        return Err(KeyError::Algorithm);
+    }
+    let curve = parameters
+        .and_then(|any| any.as_oid().ok())
+        .ok_or(KeyError::Algorithm)?;
+    let (algorithm, field) = match curve {
+        c if c == P256 => (KeyAlgorithm::EcP256, 32),
+        c if c == P384 => (KeyAlgorithm::EcP384, 48),
+        c if c == P521 => (KeyAlgorithm::EcP521, 66),
+        _ => return Err(KeyError::Algorithm),
+    };
+    // RFC 5480 2.2: 4 stands for the uncompressed form, which alone everybody reads.
+    let Some((4, point)) = bits.split_first() else {
+        return Err(KeyError::Malformed);
+    };
+    let (x, y) = point.split_at_checked(field).ok_or(KeyError::Malformed)?;
+    if y.len() != field {
+        return Err(KeyError::Malformed);
+    }
+    Ok((
+        algorithm,
+        Material::Ec {
+            x: x.to_vec(),
+            y: y.to_vec(),
+        },
+    ))
+}
+
+fn read_rsa(spki: &SubjectPublicKeyInfo<'_>) -> Result<(KeyAlgorithm, Material), KeyError> {
+    let parsed = spki.parsed().or(Err(KeyError::Malformed))?;
+    let x509_parser::public_key::PublicKey::RSA(rsa) = parsed else {
+        return Err(KeyError::Malformed);
+    };
+    let strip = |number: &[u8]| -> Vec<u8> {
+        number
+            .iter()
+            .copied()
+            .skip_while(|byte| *byte == 0)
+            .collect()
+    };
+    let (n, e) = (strip(rsa.modulus), strip(rsa.exponent));
+    let top = n.first().ok_or(KeyError::Malformed)?;
+    let bits = n.len() * 8 - usize::try_from(top.leading_zeros()).unwrap_or_default();
+    if !RSA_BITS.contains(&bits) {
+        return Err(KeyError::Weak);
+    }
+    let bits = u16::try_from(bits).or(Err(KeyError::Weak))?;
+    Ok((KeyAlgorithm::Rsa(bits), Material::Rsa { n, e }))
+}
+
+/// A verifier of the algorithm, for reading a key.
+fn some_verifier(algorithm: KeyAlgorithm) -> &'static dyn VerificationAlgorithm {
+    match algorithm {
+        KeyAlgorithm::EcP256 => &signature::ECDSA_P256_SHA256_ASN1,
+        KeyAlgorithm::EcP384 => &signature::ECDSA_P384_SHA384_ASN1,
+        KeyAlgorithm::EcP521 => &signature::ECDSA_P521_SHA512_ASN1,
+        KeyAlgorithm::Rsa(_) => &signature::RSA_PKCS1_2048_8192_SHA256,
+        KeyAlgorithm::Ed25519 => &signature::ED25519,
+    }
+}
+
+/// A signature algorithm with its hash and its encoding.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub enum SignatureScheme {
+    /// ECDSA with SHA-256 in DER, as in certificates; P-256 or P-384.
+    EcdsaSha256Der,
+    /// ECDSA with SHA-384 in DER, as in certificates; P-256 or P-384.
+    EcdsaSha384Der,
+    /// ECDSA with SHA-512 in DER, as in certificates; P-256, P-384 or P-521.
+    EcdsaSha512Der,
+    /// ECDSA on P-256 with SHA-256 as two numbers, as in tokens (RFC 7518 3.4).
+    Es256,
+    /// ECDSA on P-384 with SHA-384 as two numbers, as in tokens (RFC 7518 3.4).
+    Es384,
+    /// ECDSA on P-521 with SHA-512 as two numbers, as in tokens (RFC 7518 3.4).
+    Es512,
+    /// RSA PKCS#1 v1.5 with SHA-256.
+    RsaPkcs1Sha256,
+    /// RSA PKCS#1 v1.5 with SHA-384.
+    RsaPkcs1Sha384,
+    /// RSA PKCS#1 v1.5 with SHA-512.
+    RsaPkcs1Sha512,
+    /// RSA PSS with SHA-256 and a salt as long as the hash.
+    RsaPssSha256,
+    /// RSA PSS with SHA-384 and a salt as long as the hash.
+    RsaPssSha384,
+    /// RSA PSS with SHA-512 and a salt as long as the hash.
+    RsaPssSha512,
+    /// Ed25519.
+    Ed25519,
+}
+
+impl SignatureScheme {
+    /// What checks it with a key of this algorithm; none if the two do not fit.
+    fn verifier(self, key: KeyAlgorithm) -> Option<&'static dyn VerificationAlgorithm> {
+        Some(match (self, key) {
+            (Self::EcdsaSha256Der, KeyAlgorithm::EcP256) => &signature::ECDSA_P256_SHA256_ASN1,
+            (Self::EcdsaSha384Der, KeyAlgorithm::EcP256) => &signature::ECDSA_P256_SHA384_ASN1,
+            (Self::EcdsaSha512Der, KeyAlgorithm::EcP256) => &signature::ECDSA_P256_SHA512_ASN1,
+            (Self::EcdsaSha256Der, KeyAlgorithm::EcP384) => &signature::ECDSA_P384_SHA256_ASN1,
+            (Self::EcdsaSha384Der, KeyAlgorithm::EcP384) => &signature::ECDSA_P384_SHA384_ASN1,
+            (Self::EcdsaSha512Der, KeyAlgorithm::EcP384) => &signature::ECDSA_P384_SHA512_ASN1,
+            (Self::EcdsaSha512Der, KeyAlgorithm::EcP521) => &signature::ECDSA_P521_SHA512_ASN1,
+            (Self::Es256, KeyAlgorithm::EcP256) => &signature::ECDSA_P256_SHA256_FIXED,
+            (Self::Es384, KeyAlgorithm::EcP384) => &signature::ECDSA_P384_SHA384_FIXED,
+            (Self::Es512, KeyAlgorithm::EcP521) => &signature::ECDSA_P521_SHA512_FIXED,
+            (Self::RsaPkcs1Sha256, KeyAlgorithm::Rsa(_)) => &signature::RSA_PKCS1_2048_8192_SHA256,
+            (Self::RsaPkcs1Sha384, KeyAlgorithm::Rsa(_)) => &signature::RSA_PKCS1_2048_8192_SHA384,
+            (Self::RsaPkcs1Sha512, KeyAlgorithm::Rsa(_)) => &signature::RSA_PKCS1_2048_8192_SHA512,
+            (Self::RsaPssSha256, KeyAlgorithm::Rsa(_)) => &signature::RSA_PSS_2048_8192_SHA256,
+            (Self::RsaPssSha384, KeyAlgorithm::Rsa(_)) => &signature::RSA_PSS_2048_8192_SHA384,
+            (Self::RsaPssSha512, KeyAlgorithm::Rsa(_)) => &signature::RSA_PSS_2048_8192_SHA512,
+            (Self::Ed25519, KeyAlgorithm::Ed25519) => &signature::ED25519,
+            _ => return None,
+        })
+    }
+}
+
+impl fmt::Debug for PublicKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "PublicKey({:?}, {})",
+            self.0.algorithm,
+            hex::encode(self.0.subject_key_id)
+        )
+    }
+}
