@@ -1,0 +1,126 @@
+//! The attestor looks at this very process, over a real pair of sockets.
+
+use std::path::Path;
+
+use nix::unistd::{getegid, geteuid};
+use tokio::net::UnixStream;
+
+use super::*;
+
+fn own_peer() -> Arc<Peer> {
+    let (ours, _theirs) = UnixStream::pair().unwrap();
+    Arc::new(Peer::of(&ours).unwrap())
+}
+
+fn values(verdict: Verdict) -> Vec<String> {
+    match verdict {
+        Verdict::Attested(selectors) => selectors.iter().map(ToString::to_string).collect(),
+        Verdict::Denied(denial) => panic!("denied: {denial}"),
+    }
+}
+
+async fn attest(options: Options) -> Vec<String> {
+    values(Unix::new(options).attest(&own_peer()).await.unwrap())
+}
+
+#[tokio::test]
+async fn ids_and_names_are_always_there() {
+    let found = attest(Options::default()).await;
+    let user = User::from_uid(geteuid()).unwrap().unwrap().name;
+    let group = Group::from_gid(getegid()).unwrap().unwrap().name;
+    for expected in [
+        format!("unix:uid:{}", geteuid()),
+        format!("unix:user:{user}"),
+        format!("unix:gid:{}", getegid()),
+        format!("unix:group:{group}"),
+    ] {
+        assert!(found.contains(&expected), "{expected} in {found:?}");
+    }
+    let program = |value: &String| value.contains(":path:") || value.contains(":sha256:");
+    assert!(!found.iter().any(program));
+}
+
+#[tokio::test]
+async fn supplementary_groups_are_those_of_the_process() {
+    let found = attest(Options::default()).await;
+    for group in nix::unistd::getgroups().unwrap() {
+        assert!(found.contains(&format!("unix:supplementary_gid:{group}")));
+    }
+}
+
+#[tokio::test]
+async fn path_and_digest_come_on_request() {
+    let options = Options {
+        discover_workload_path: true,
+        workload_size_limit: 0,
+    };
+    let found = attest(options).await;
+    let exe = std::env::current_exe().unwrap();
+    assert!(found.contains(&format!("unix:path:{}", exe.display())));
+    assert!(found.contains(&format!("unix:sha256:{}", sha256_of(&exe))));
+}
+
+#[tokio::test]
+async fn a_negative_size_limit_leaves_out_the_digest() {
+    let options = Options {
+        discover_workload_path: true,
+        workload_size_limit: -1,
+    };
+    let found = attest(options).await;
+    assert!(found.iter().any(|value| value.starts_with("unix:path:")));
+    assert!(!found.iter().any(|value| value.starts_with("unix:sha256:")));
+}
+
+#[tokio::test]
+async fn an_executable_above_the_size_limit_is_an_error() {
+    let options = Options {
+        discover_workload_path: true,
+        workload_size_limit: 1,
+    };
+    let error = Unix::new(options).attest(&own_peer()).await.unwrap_err();
+    assert_eq!(error.reason(), "executable_too_large");
+}
+
+#[tokio::test]
+async fn a_process_with_other_ids_than_at_connect_is_denied() {
+    let own = std::process::id();
+    let (uid, gid) = (geteuid().as_raw(), getegid().as_raw());
+    for (uid, gid) in [(uid + 1, gid), (uid, gid + 1)] {
+        let peer = Arc::new(Peer::for_test(own, uid, gid).unwrap());
+        let verdict = Unix::new(Options::default()).attest(&peer).await.unwrap();
+        assert_eq!(verdict, Verdict::Denied(Denial::CredentialsChanged));
+    }
+}
+
+#[tokio::test]
+async fn a_process_that_exited_is_denied() {
+    let mut child = std::process::Command::new("sleep")
+        .arg("1000")
+        .spawn()
+        .unwrap();
+    let (uid, gid) = (geteuid().as_raw(), getegid().as_raw());
+    let peer = Arc::new(Peer::for_test(child.id(), uid, gid).unwrap());
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let verdict = Unix::new(Options::default()).attest(&peer).await.unwrap();
+    assert_eq!(verdict, Verdict::Denied(Denial::Exited));
+}
+
+#[tokio::test]
+async fn a_digest_is_computed_once_for_each_content_of_a_file() {
+    let peer = own_peer();
+    let digests = executable::Digests::default();
+    let exe = Executable::of(&peer).unwrap();
+    let first = digests.of(&exe, u64::MAX).unwrap();
+    // The file has been read to its end: only the memory can answer now.
+    assert_eq!(digests.of(&exe, u64::MAX).unwrap(), first);
+    assert!(first.is_some());
+}
+
+fn sha256_of(path: &Path) -> String {
+    let bytes = std::fs::read(path).unwrap();
+    hex::encode(aws_lc_rs::digest::digest(
+        &aws_lc_rs::digest::SHA256,
+        &bytes,
+    ))
+}
