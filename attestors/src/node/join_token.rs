@@ -35,7 +35,9 @@ impl Token {
         if !payload.iter().all(allowed) || matches!(payload, b"." | b"..") {
             return Err(TokenError::NotAPathSegment);
         }
-        let text = str::from_utf8(payload).map_err(|_| TokenError::NotAPathSegment)?;
+        let Ok(text) = str::from_utf8(payload) else {
+            return Err(TokenError::NotAPathSegment);
+        };
         Ok(Self(Zeroizing::new(text.to_owned())))
     }
 
@@ -100,7 +102,9 @@ pub enum TokenError {
     #[error("the join token is longer than {MAX_TOKEN_BYTES} bytes")]
     TooLong,
     /// It cannot stand in a SPIFFE ID.
-    #[error("the join token has characters other than letters, digits, dots, dashes and underscores")]
+    #[error(
+        "the join token has characters other than letters, digits, dots, dashes and underscores"
+    )]
     NotAPathSegment,
 }
 

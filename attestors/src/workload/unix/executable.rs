@@ -49,11 +49,10 @@ impl Executable {
     /// Looks at what a process executes now.
     pub fn of(peer: &Peer) -> Result<Self, ExecutableError> {
         let file = peer.exe_file().map_err(ExecutableError::Open)?;
-        let path = peer
-            .proc_link("exe")
-            .map_err(ExecutableError::Open)?
-            .into_string()
-            .map_err(|_| ExecutableError::PathNotText)?;
+        let path = peer.proc_link("exe").map_err(ExecutableError::Open)?;
+        let Ok(path) = path.into_string() else {
+            return Err(ExecutableError::PathNotText);
+        };
         let metadata = file.metadata().map_err(ExecutableError::Open)?;
         Ok(Self {
             path,

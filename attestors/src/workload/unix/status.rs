@@ -137,8 +137,14 @@ mod tests {
     fn refuses_texts_that_the_kernel_does_not_write() {
         for (text, error) in [
             (&b""[..], StatusError::Missing),
-            (b"Uid:\t0\t0\t0\t0\nGid:\t0\t0\t0\t0\n", StatusError::Missing),
-            (b"Uid:\t0\t0\t0\t0\nUid:\t0\t0\t0\t0\n", StatusError::Repeated),
+            (
+                b"Uid:\t0\t0\t0\t0\nGid:\t0\t0\t0\t0\n",
+                StatusError::Missing,
+            ),
+            (
+                b"Uid:\t0\t0\t0\t0\nUid:\t0\t0\t0\t0\n",
+                StatusError::Repeated,
+            ),
             (b"Uid:\t0\t0\t0\n", StatusError::NotANumber),
             (b"Uid:\t0\t0\t0\t0\t0\n", StatusError::NotANumber),
             (b"Uid:\t0\t-1\t0\t0\n", StatusError::NotANumber),
