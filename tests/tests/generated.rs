@@ -7,7 +7,7 @@
     reason = "a test tells of a broken set-up by panicking"
 )]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -54,7 +54,7 @@ fn committed_code_is_what_the_protos_generate() {
     }
 
     let found = files(&committed);
-    let differing: Vec<&String> = fresh
+    let differing: BTreeSet<&String> = fresh
         .keys()
         .chain(found.keys())
         .filter(|name| fresh.get(*name) != found.get(*name))
