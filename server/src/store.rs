@@ -5,30 +5,35 @@
 //! from an index fed by `watch` alone; what a caller wrote is visible once the index has reached the
 //! revision of its commit.
 
+#[cfg(test)]
+mod conformance;
 mod history;
 mod key;
 mod memory;
+mod redb;
 
-use std::{collections::BTreeSet, fmt, time::Duration};
+use std::{
+    collections::BTreeSet,
+    fmt, io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use bytes::Bytes;
 
 #[cfg(any(test, feature = "test-util"))]
 pub use self::memory::Faults;
-use self::memory::Memory;
 pub use self::{
     history::{Change, Watch, WatchEvent},
     key::{Family, Key},
 };
+use self::{memory::Memory, redb::Redb};
 
 /// The largest transaction: keys and values together.
 ///
 /// It bounds what one caller can make the writer and every watcher hold; the largest honest
 /// transaction is a batch of entries, far below it.
 pub const MAX_TXN_BYTES: usize = 16 << 20;
-
-/// How long a commit may wait for the writer before its caller should give up on it.
-pub const COMMIT_PATIENCE: Duration = Duration::from_secs(10);
 
 /// The number of a commit; the first commit of a store is 1.
 #[derive(Clone, Copy, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd)]
@@ -117,25 +122,25 @@ impl Txn {
         self.put.is_empty() && self.delete.is_empty()
     }
 
+    fn size(&self) -> usize {
+        let puts = self
+            .put
+            .iter()
+            .map(|(key, value)| key.as_str().len() + value.len());
+        let deletes = self.delete.iter().map(|key| key.as_str().len());
+        puts.chain(deletes).fold(0, usize::saturating_add)
+    }
+
     fn check(&self) -> Result<(), StoreError> {
-        let mut written = BTreeSet::new();
-        let mut size = 0_usize;
-        for (key, value) in &self.put {
-            size = size
-                .saturating_add(key.as_str().len())
-                .saturating_add(value.len());
-            if !written.insert(key) {
-                return Err(StoreError::WrittenTwice { key: key.clone() });
-            }
-        }
-        for key in &self.delete {
-            size = size.saturating_add(key.as_str().len());
-            if !written.insert(key) {
-                return Err(StoreError::WrittenTwice { key: key.clone() });
-            }
-        }
+        let size = self.size();
         if size > MAX_TXN_BYTES {
             return Err(StoreError::TooLarge { size });
+        }
+        let mut written = BTreeSet::new();
+        for key in self.put.iter().map(|(key, _)| key).chain(&self.delete) {
+            if !written.insert(key) {
+                return Err(StoreError::WrittenTwice { key: key.clone() });
+            }
         }
         Ok(())
     }
@@ -167,10 +172,20 @@ pub struct Store {
 
 #[derive(Clone, Debug)]
 enum Engine {
+    Redb(Redb),
     Memory(Memory),
 }
 
 impl Store {
+    /// Opens the store of a server's `data_dir` for this process alone, or makes it.
+    ///
+    /// Every page is checked first, and a file that is refused is left as it was. This blocks.
+    pub fn open(data_dir: &Path, trust_domain: &str) -> Result<Self, OpenError> {
+        Redb::open(data_dir, trust_domain).map(|redb| Self {
+            engine: Engine::Redb(redb),
+        })
+    }
+
     /// A store that is gone with the process; for tests.
     pub fn memory() -> Self {
         Self {
@@ -197,6 +212,7 @@ impl Store {
     pub async fn commit(&self, txn: Txn) -> Result<Committed, StoreError> {
         txn.check()?;
         match &self.engine {
+            Engine::Redb(redb) => redb.commit(txn).await,
             Engine::Memory(memory) => memory.commit(txn).await,
         }
     }
@@ -204,6 +220,7 @@ impl Store {
     /// Reads every record, in key order, as of one revision.
     pub async fn snapshot(&self) -> Result<(Revision, Vec<Record>), StoreError> {
         match &self.engine {
+            Engine::Redb(redb) => redb.snapshot().await,
             Engine::Memory(memory) => memory.snapshot(),
         }
     }
@@ -211,6 +228,7 @@ impl Store {
     /// Reads one record. Request paths ask an index instead.
     pub async fn read(&self, key: &Key) -> Result<Option<Record>, StoreError> {
         match &self.engine {
+            Engine::Redb(redb) => redb.read(key.clone()).await,
             Engine::Memory(memory) => memory.read(key),
         }
     }
@@ -218,7 +236,27 @@ impl Store {
     /// Follows the commits after `from`.
     pub fn watch(&self, from: Revision) -> Watch {
         match &self.engine {
+            Engine::Redb(redb) => redb.watch(from),
             Engine::Memory(memory) => memory.watch(from),
+        }
+    }
+
+    /// Whether the store can still take writes; for readiness.
+    pub fn check(&self) -> Result<(), StoreError> {
+        match &self.engine {
+            Engine::Redb(redb) => redb.check(),
+            Engine::Memory(memory) => memory.check(),
+        }
+    }
+
+    /// Finishes what was committed and lets the file go; later commits are refused.
+    pub async fn close(&self) -> Result<(), StoreError> {
+        match &self.engine {
+            Engine::Redb(redb) => redb.close().await,
+            Engine::Memory(memory) => {
+                memory.close();
+                Ok(())
+            }
         }
     }
 }
@@ -236,7 +274,7 @@ pub enum StoreError {
     Failed {
         operation: &'static str,
         #[source]
-        cause: std::sync::Arc<dyn std::error::Error + Send + Sync>,
+        cause: Arc<dyn std::error::Error + Send + Sync>,
     },
     #[error(
         "datastore takes no writes since its device failed to make one durable; restart the server when the device is sound"
@@ -247,6 +285,16 @@ pub enum StoreError {
 }
 
 impl StoreError {
+    fn failed(
+        operation: &'static str,
+        cause: impl std::error::Error + Send + Sync + 'static,
+    ) -> Self {
+        Self::Failed {
+            operation,
+            cause: Arc::new(cause),
+        }
+    }
+
     /// A stable label for metrics and logs.
     pub fn reason(&self) -> &'static str {
         match self {
@@ -255,6 +303,54 @@ impl StoreError {
             Self::Failed { .. } => "store_failed",
             Self::Poisoned => "store_poisoned",
             Self::Closed => "store_closed",
+        }
+    }
+}
+
+/// Why a datastore was not opened. Its file was left as it was.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    #[error("datastore `{}` is in use by another process; stop it, or give this server its own data_dir", path.display())]
+    Locked { path: PathBuf },
+    #[error("datastore `{}` has format {found}, and this version knows formats up to {known}; run the version that wrote it, or restore a backup into an empty data_dir", path.display())]
+    NewerFormat {
+        path: PathBuf,
+        found: u64,
+        known: u64,
+    },
+    #[error("datastore `{}` belongs to trust domain `{found}`, and trust_domain is `{wanted}`; set trust_domain to `{found}`, or choose another data_dir", path.display())]
+    OtherTrustDomain {
+        path: PathBuf,
+        found: String,
+        wanted: String,
+    },
+    #[error("datastore `{}` is damaged and was left as it is; move it aside, and restore a backup with `signet server restore`", path.display())]
+    Damaged {
+        path: PathBuf,
+        #[source]
+        source: Option<::redb::Error>,
+    },
+    #[error("file `{}` is not a datastore of Signet; choose another data_dir", path.display())]
+    Foreign { path: PathBuf },
+    #[error("could not {operation} datastore `{}`", path.display())]
+    Io {
+        operation: &'static str,
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl OpenError {
+    /// A stable label for metrics and logs.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Locked { .. } => "store_locked",
+            Self::NewerFormat { .. } => "store_newer_format",
+            Self::OtherTrustDomain { .. } => "store_other_trust_domain",
+            Self::Damaged { .. } => "store_damaged",
+            Self::Foreign { .. } => "store_foreign",
+            Self::Io { .. } => "store_unusable",
         }
     }
 }

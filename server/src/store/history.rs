@@ -123,10 +123,10 @@ impl History {
             .changes
             .back()
             .map_or(recent.floor, |change| change.revision);
-        if last == newest {
+        // A snapshot may be ahead of this history by a commit that is about to be published.
+        if last >= newest {
             return None;
         }
-        // A reader that is ahead of the store has seen a store that is no more.
         let Some(offset) = last.number().checked_sub(recent.floor.number()) else {
             return Some(WatchEvent::Restart);
         };
@@ -212,7 +212,6 @@ impl Feed {
     }
 
     /// Forgets everything, so that every watcher begins again from a snapshot.
-    #[cfg(any(test, feature = "test-util"))]
     pub(super) fn restart(&self, newest: Revision) {
         let mut recent = self.history.recent.lock();
         recent.changes.clear();

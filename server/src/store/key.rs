@@ -92,13 +92,17 @@ impl Key {
         Self::of(Family::Authority, format_args!("{server}/{kind}"))
     }
 
-    pub fn family(&self) -> Family {
-        let prefix = self.0.split_once('/').map_or("", |(prefix, _)| prefix);
-        // INVARIANT: both constructors put a known prefix in front.
+    /// Reads a key back from an engine.
+    pub(super) fn stored(text: &str) -> Self {
+        Self(Arc::from(text))
+    }
+
+    /// What the record is about; `None` for records of a later version, which are left alone.
+    pub fn family(&self) -> Option<Family> {
+        let (prefix, _) = self.0.split_once('/')?;
         Family::ALL
             .into_iter()
             .find(|family| family.prefix() == prefix)
-            .unwrap_or(Family::Log)
     }
 
     /// What stands after the family.

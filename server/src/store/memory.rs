@@ -21,6 +21,7 @@ struct Shared {
 }
 
 struct State {
+    closed: bool,
     revision: Revision,
     records: BTreeMap<Key, (Bytes, Revision)>,
     feed: Feed,
@@ -32,6 +33,7 @@ impl Default for Memory {
     fn default() -> Self {
         let (feed, watchers) = Feed::new(Revision::ZERO);
         let state = State {
+            closed: false,
             revision: Revision::ZERO,
             records: BTreeMap::new(),
             feed,
@@ -51,6 +53,7 @@ impl Memory {
     pub(super) async fn commit(&self, txn: Txn) -> Result<Committed, StoreError> {
         // Other tasks get their turn, as they do while a disk works.
         tokio::task::yield_now().await;
+        self.check()?;
         let mut state = self.shared.state.lock();
         #[cfg(any(test, feature = "test-util"))]
         state.faults.strike()?;
@@ -78,6 +81,18 @@ impl Memory {
 
     pub(super) fn watch(&self, from: Revision) -> Watch {
         self.watchers.watch(from)
+    }
+
+    pub(super) fn check(&self) -> Result<(), StoreError> {
+        if self.shared.state.lock().closed {
+            Err(StoreError::Closed)
+        } else {
+            Ok(())
+        }
+    }
+
+    pub(super) fn close(&self) {
+        self.shared.state.lock().closed = true;
     }
 
     #[cfg(any(test, feature = "test-util"))]
