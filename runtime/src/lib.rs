@@ -4,9 +4,11 @@
 //! readiness, hardened listeners, the peers behind Unix sockets, configuration files, logs and
 //! metrics. A module enters only when two crates above need it.
 
+pub mod authority;
 pub mod backoff;
 pub mod clock;
 pub mod files;
+pub mod listen;
 pub mod random;
 pub mod readiness;
 pub mod report;

@@ -1,0 +1,187 @@
+//! One connection, from its preface to its end.
+
+use std::pin::{Pin, pin};
+use std::time::Duration;
+
+use hyper::rt::Executor;
+use hyper::server::conn::http2;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::watch;
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tracing::debug;
+
+use super::limits::Limits;
+use super::preface::{self, AfterPreface};
+use super::service::{ConnectionService, Streams};
+use crate::report;
+use crate::shutdown::Shutdown;
+use crate::tasks::TaskGroup;
+
+/// How long a peer that was told to go (GOAWAY) may take.
+const LEAVE: Duration = Duration::from_secs(5);
+
+/// How a connection ended.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Ended {
+    /// By the peer, or after GOAWAY.
+    Closed,
+    /// The peer broke the rules of HTTP/2, or its socket failed.
+    Failed,
+    NotHttp2,
+    PrefaceTimeout,
+    HandshakeFailed,
+    HandshakeTimeout,
+    PeerExited,
+    NoRequest,
+    Idle,
+    /// Streams were left at the drain deadline.
+    DrainDeadline,
+}
+
+impl Ended {
+    pub(super) fn reason(self) -> &'static str {
+        match self {
+            Self::Closed => "closed",
+            Self::Failed => "failed",
+            Self::NotHttp2 => "not_http2",
+            Self::PrefaceTimeout => "preface_timeout",
+            Self::HandshakeFailed => "handshake_failed",
+            Self::HandshakeTimeout => "handshake_timeout",
+            Self::PeerExited => "peer_exited",
+            Self::NoRequest => "no_request",
+            Self::Idle => "idle",
+            Self::DrainDeadline => "drain_deadline",
+        }
+    }
+}
+
+/// What a connection is bound by.
+pub(super) struct Bounds {
+    pub(super) limits: Limits,
+    pub(super) shutdown: Shutdown,
+    pub(super) tasks: TaskGroup,
+}
+
+impl Bounds {
+    /// Reads the preface in time.
+    pub(super) async fn greet(&self, stream: &mut (impl AsyncRead + Unpin)) -> Result<(), Ended> {
+        let read = tokio::time::timeout(self.limits.preface, preface::read(stream));
+        tokio::select! {
+            read = read => match read {
+                Ok(Ok(true)) => Ok(()),
+                Ok(Ok(false)) => Err(Ended::NotHttp2),
+                // A probe that connects and leaves is no failure.
+                Ok(Err(_)) => Err(Ended::Closed),
+                Err(_) => Err(Ended::PrefaceTimeout),
+            },
+            () = self.shutdown.requested() => Err(Ended::Closed),
+        }
+    }
+
+    /// Serves a connection whose preface has been read.
+    pub(super) async fn serve<T>(&self, stream: T, service: ConnectionService) -> Ended
+    where
+        T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let streams = service.activity.watch();
+        let executor = StreamExecutor::new(self.tasks.clone());
+        // The streams are dropped with the connection, whether or not they ask h2 for its state.
+        let _streams_end = executor.end_with_guard();
+        let io = TokioIo::new(AfterPreface::new(stream));
+        let mut connection = pin!(self.http2(executor).serve_connection(io, service));
+
+        let leave = tokio::select! {
+            ended = &mut connection => return closed(ended),
+            ended = self.quiet(streams) => (ended, LEAVE),
+            () = self.shutdown.requested() => (Ended::DrainDeadline, self.limits.drain),
+        };
+        let (ended, grace) = leave;
+        Pin::as_mut(&mut connection).graceful_shutdown();
+        match tokio::time::timeout(grace, connection).await {
+            Ok(Ok(())) if ended == Ended::DrainDeadline => Ended::Closed,
+            _ => ended,
+        }
+    }
+
+    /// Waits until the connection has been without a stream for too long.
+    async fn quiet(&self, mut streams: watch::Receiver<Streams>) -> Ended {
+        loop {
+            let Streams { open, any } = *streams.borrow_and_update();
+            let (patience, ended) = match any {
+                true => (self.limits.idle, Ended::Idle),
+                false => (self.limits.first_request, Ended::NoRequest),
+            };
+            if open > 0 {
+                if streams.changed().await.is_err() {
+                    return ended;
+                }
+            } else if tokio::time::timeout(patience, streams.changed())
+                .await
+                .is_err()
+            {
+                return ended;
+            }
+        }
+    }
+
+    fn http2(&self, executor: StreamExecutor) -> http2::Builder<StreamExecutor> {
+        let limits = &self.limits;
+        let mut builder = http2::Builder::new(executor);
+        builder
+            .timer(TokioTimer::new())
+            .max_concurrent_streams(limits.streams_per_connection)
+            .max_header_list_size(limits.header_list_bytes)
+            .initial_stream_window_size(limits.stream_window_bytes)
+            .initial_connection_window_size(limits.connection_window_bytes)
+            .max_send_buf_size(limits.send_buffer_bytes)
+            .max_pending_accept_reset_streams(limits.pending_reset_streams)
+            .max_local_error_reset_streams(limits.error_reset_streams)
+            .keep_alive_interval(limits.keepalive)
+            .keep_alive_timeout(limits.keepalive_timeout)
+            .auto_date_header(false);
+        builder
+    }
+}
+
+fn closed(ended: hyper::Result<()>) -> Ended {
+    match ended {
+        Ok(()) => Ended::Closed,
+        Err(error) => {
+            debug!(error = report::chain(&error), "Connection failed");
+            Ended::Failed
+        }
+    }
+}
+
+/// Runs the streams of one connection in the task group, and ends them with the connection.
+#[derive(Clone)]
+struct StreamExecutor {
+    tasks: TaskGroup,
+    end: CancellationToken,
+}
+
+impl StreamExecutor {
+    fn new(tasks: TaskGroup) -> Self {
+        Self {
+            tasks,
+            end: CancellationToken::new(),
+        }
+    }
+
+    fn end_with_guard(&self) -> DropGuard {
+        self.end.clone().drop_guard()
+    }
+}
+
+impl<F: Future<Output = ()> + Send + 'static> Executor<F> for StreamExecutor {
+    fn execute(&self, stream: F) {
+        let end = self.end.clone();
+        self.tasks.spawn_contained("stream", async move {
+            tokio::select! {
+                () = stream => {}
+                () = end.cancelled() => {}
+            }
+        });
+    }
+}

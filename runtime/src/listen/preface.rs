@@ -1,0 +1,94 @@
+//! The first bytes of a connection.
+//!
+//! They are read before anything is set up for the connection: whoever says nothing costs a timer,
+//! and whoever speaks HTTP/1 is closed.
+
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
+
+/// RFC 9113, 3.4.
+const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// Reads the preface; false if the peer speaks something else. Stops at the first wrong byte.
+pub(super) async fn read(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<bool> {
+    let mut buffer = [0; PREFACE.len()];
+    let mut seen = 0;
+    while let Some(free @ [_, ..]) = buffer.get_mut(seen..) {
+        let read = stream.read(free).await?;
+        if read == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        seen += read;
+        if buffer.get(..seen) != PREFACE.get(..seen) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// Gives the preface, which has been read, once more, then the stream.
+#[derive(Debug)]
+pub(super) struct AfterPreface<T> {
+    again: &'static [u8],
+    stream: T,
+}
+
+impl<T> AfterPreface<T> {
+    pub(super) fn new(stream: T) -> Self {
+        Self {
+            again: PREFACE,
+            stream,
+        }
+    }
+}
+
+impl<T: AsyncRead + Unpin> AsyncRead for AfterPreface<T> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let length = self.again.len().min(buffer.remaining());
+        match self.again.split_at_checked(length) {
+            Some((now, later)) if !now.is_empty() => {
+                buffer.put_slice(now);
+                self.again = later;
+                Poll::Ready(Ok(()))
+            }
+            _ => Pin::new(&mut self.stream).poll_read(cx, buffer),
+        }
+    }
+}
+
+impl<T: AsyncWrite + Unpin> AsyncWrite for AfterPreface<T> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
