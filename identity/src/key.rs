@@ -1,8 +1,10 @@
 //! Keys: the private half of an SVID, and the public half of everything.
 
+mod file;
 mod private;
 mod public;
 
+pub use file::{KeyFileError, MAX_KEY_FILE_BYTES, encode_key_file, parse_key_file};
 pub use private::PrivateKey;
 #[expect(unused_imports, reason = "the bundle is written next")]
 pub(crate) use public::Material;
