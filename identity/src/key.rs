@@ -6,7 +6,6 @@ mod public;
 
 pub use file::{KeyFileError, MAX_KEY_FILE_BYTES, encode_key_file, parse_key_file};
 pub use private::PrivateKey;
-#[expect(unused_imports, reason = "the bundle is written next")]
 pub(crate) use public::Material;
 pub use public::{PublicKey, SignatureScheme};
 

@@ -5,10 +5,13 @@
 //! The crate is pure: it does no I/O, reads no clock (`now` is an argument), draws no randomness,
 //! and its output order never depends on a hash.
 
+pub mod bundle;
 pub mod entry;
+mod json;
 pub mod key;
 pub mod namespace;
 pub mod selector;
 pub mod spiffe_id;
 pub mod trust_domain;
 pub mod validity;
+pub mod x509;

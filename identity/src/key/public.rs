@@ -4,7 +4,7 @@ use std::{fmt, sync::Arc};
 
 use aws_lc_rs::{
     digest::{SHA1_FOR_LEGACY_USE_ONLY, digest},
-    encoding::AsDer,
+    encoding::{AsDer, PublicKeyX509Der},
     signature::{self, ParsedPublicKey, UnparsedPublicKey, VerificationAlgorithm},
 };
 use x509_parser::{
@@ -88,6 +88,30 @@ impl PublicKey {
         })))
     }
 
+    /// An RSA key of a modulus and an exponent, big-endian.
+    pub(crate) fn from_rsa(n: &[u8], e: &[u8]) -> Result<Self, KeyError> {
+        let der =
+            AsDer::<PublicKeyX509Der<'_>>::as_der(&signature::RsaPublicKeyComponents { n, e });
+        Self::from_spki_der(der.or(Err(KeyError::Malformed))?.as_ref())
+    }
+
+    /// A key on a curve, of coordinates exactly as long as the curve's field (RFC 7518 6.2.1.2).
+    pub(crate) fn from_ec(curve: KeyAlgorithm, x: &[u8], y: &[u8]) -> Result<Self, KeyError> {
+        let field = match curve {
+            KeyAlgorithm::EcP256 => 32,
+            KeyAlgorithm::EcP384 => 48,
+            KeyAlgorithm::EcP521 => 66,
+            KeyAlgorithm::Rsa(_) | KeyAlgorithm::Ed25519 => return Err(KeyError::Algorithm),
+        };
+        if x.len() != field || y.len() != field {
+            return Err(KeyError::Malformed);
+        }
+        let point = [&[4], x, y].concat();
+        let parsed = ParsedPublicKey::new(some_verifier(curve), point);
+        let der = parsed.or(Err(KeyError::Malformed))?.as_der();
+        Self::from_spki_der(der.or(Err(KeyError::Malformed))?.as_ref())
+    }
+
     /// The SubjectPublicKeyInfo in DER.
     pub fn spki_der(&self) -> &[u8] {
         &self.0.spki
@@ -103,7 +127,6 @@ impl PublicKey {
         self.0.subject_key_id
     }
 
-    #[expect(dead_code, reason = "the bundle is written next")]
     pub(crate) fn material(&self) -> &Material {
         &self.0.material
     }

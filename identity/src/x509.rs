@@ -1,0 +1,21 @@
+//! X.509: certificates, certificate requests, X509-SVIDs, and the verdict on a peer's chain.
+//!
+//! This is the only X.509 reader of the project. Paths are built and signatures of chains checked
+//! by webpki; the rules of X509-SVID stand here.
+
+mod certificate;
+mod chain;
+mod csr;
+mod extensions;
+mod leaf;
+mod svid;
+
+pub use certificate::{
+    Certificate, CertificateError, MAX_CERTIFICATE_BYTES, MAX_LIST_BYTES, parse_concatenated_der,
+    parse_pem_certificates, to_pem,
+};
+pub use chain::{MAX_CHAIN, Purpose, VerifyError, verify_peer, verify_peer_der};
+pub use csr::{Csr, CsrError, MAX_CSR_BYTES};
+pub use extensions::KeyUsage;
+pub use leaf::{LeafError, check_leaf, check_peer_leaf};
+pub use svid::{SvidError, X509Svid};
