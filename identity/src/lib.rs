@@ -8,6 +8,7 @@
 pub mod bundle;
 pub mod entry;
 mod json;
+pub mod jwt;
 pub mod key;
 pub mod namespace;
 pub mod selector;
