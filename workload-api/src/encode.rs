@@ -1,7 +1,6 @@
 //! From identities and bundles to the bytes of a response.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use bytes::Bytes;
 use identity::bundle::Bundle;
@@ -39,12 +38,16 @@ fn x509_svid(identity: &Identity, bundle: Bytes) -> X509svid {
         x509_svid: Bytes::from(svid.chain_der()),
         x509_svid_key: Bytes::from_owner(Zeroizing::new(svid.key().pkcs8_der().to_vec())),
         bundle,
-        hint: identity.hint.as_ref().map(ToString::to_string).unwrap_or_default(),
+        hint: identity
+            .hint
+            .as_ref()
+            .map(ToString::to_string)
+            .unwrap_or_default(),
     }
 }
 
 /// The message of `FetchX509Bundles`.
-pub(crate) fn x509_bundles<'a>(bundles: impl Iterator<Item = &'a Arc<Bundle>>) -> Bytes {
+pub(crate) fn x509_bundles(bundles: impl Iterator<Item = impl AsRef<Bundle>>) -> Bytes {
     let response = X509BundlesResponse {
         crl: Vec::new(),
         bundles: x509_map(bundles),
@@ -53,11 +56,16 @@ pub(crate) fn x509_bundles<'a>(bundles: impl Iterator<Item = &'a Arc<Bundle>>) -
 }
 
 /// The message of `FetchJWTBundles`.
-pub(crate) fn jwt_bundles<'a>(bundles: impl Iterator<Item = &'a Arc<Bundle>>) -> Bytes {
+pub(crate) fn jwt_bundles(bundles: impl Iterator<Item = impl AsRef<Bundle>>) -> Bytes {
     // Workload API 6.2.2: each value is a JWK Set of JWT authorities and nothing else.
     let response = JwtBundlesResponse {
         bundles: bundles
-            .map(|bundle| (key(bundle), Bytes::from(bundle.jwks_json())))
+            .map(|bundle| {
+                (
+                    key(bundle.as_ref()),
+                    Bytes::from(bundle.as_ref().jwks_json()),
+                )
+            })
             .collect(),
     };
     response.encode_to_vec().into()
@@ -72,10 +80,15 @@ pub(crate) fn secret(response: &impl Message) -> Bytes {
 ///
 /// A trust domain without any X.509 authority is left out: absence already means that nobody there
 /// is trusted, and some clients take an empty value for a damaged message.
-fn x509_map<'a>(bundles: impl Iterator<Item = &'a Arc<Bundle>>) -> BTreeMap<String, Bytes> {
+fn x509_map(bundles: impl Iterator<Item = impl AsRef<Bundle>>) -> BTreeMap<String, Bytes> {
     bundles
-        .filter(|bundle| !bundle.x509_authorities.is_empty())
-        .map(|bundle| (key(bundle), Bytes::from(bundle.x509_der())))
+        .map(|bundle| {
+            (
+                key(bundle.as_ref()),
+                Bytes::from(bundle.as_ref().x509_der()),
+            )
+        })
+        .filter(|(_, der)| !der.is_empty())
         .collect()
 }
 

@@ -1,1 +1,20 @@
-//! To be written.
+//! The sockets that a workload sees: the SPIFFE Workload API and Envoy's secret discovery, with health
+//! and reflection beside them.
+//!
+//! [`source::IdentitySource`] is what they need of an agent, [`routes::routes`] makes services of it,
+//! and [`client`] is their other end, for tools and tests.
+
+mod codec;
+mod encode;
+mod health;
+mod hints;
+mod limits;
+pub mod metrics;
+pub mod options;
+pub mod routes;
+mod sds;
+mod session;
+pub mod source;
+mod status;
+mod update;
+mod workload;

@@ -27,9 +27,16 @@ pub struct Update {
 impl Update {
     /// Puts identities into the order in which every response lists them: by entry id, so that the
     /// first one, the default, is the same on every stream and after every restart.
+    ///
+    /// Only an entry opens the bundles of other trust domains; a caller without one sees the own.
     #[must_use]
     pub fn new(mut identities: Vec<Arc<Identity>>, bundles: Arc<Bundles>) -> Self {
         identities.sort_by(|a, b| a.entry_id.cmp(&b.entry_id));
+        let bundles = if identities.is_empty() && !bundles.federated.is_empty() {
+            Arc::new(Bundles::new(Arc::clone(&bundles.own), BTreeMap::new()))
+        } else {
+            bundles
+        };
         Self {
             identities,
             bundles,

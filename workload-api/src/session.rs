@@ -1,0 +1,148 @@
+//! One call of one process: attested first, then let in.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use http::Extensions;
+use runtime::clock::Clock;
+use runtime::report;
+use runtime::shutdown::Shutdown;
+use runtime::unix::Peer;
+use tracing::{debug, info, warn};
+
+use crate::limits::{Slot, Slots};
+use crate::metrics::{Method, Metrics, Open};
+use crate::options::SocketOptions;
+use crate::source::{IdentitySource, Subscription, Update};
+use crate::status::Refusal;
+
+/// What all calls share.
+pub(crate) struct Context<S> {
+    pub(crate) source: Arc<S>,
+    pub(crate) options: SocketOptions,
+    pub(crate) clock: Clock,
+    pub(crate) shutdown: Shutdown,
+    pub(crate) metrics: Metrics,
+    pub(crate) slots: Arc<Slots>,
+}
+
+impl<S> fmt::Debug for Context<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Context")
+            .field("options", &self.options)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A call by an attested process.
+pub(crate) struct Session<S: IdentitySource> {
+    context: Arc<Context<S>>,
+    method: Method,
+    peer: Arc<Peer>,
+    caller: S::Caller,
+    attest_again: SystemTime,
+    subscription: Option<Subscription>,
+    _slot: Slot,
+    _open: Open,
+}
+
+impl<S: IdentitySource> Session<S> {
+    /// Takes a place for the call, then finds out who is calling.
+    pub(crate) async fn open(
+        context: &Arc<Context<S>>,
+        method: Method,
+        extensions: &Extensions,
+    ) -> Result<Self, Refusal> {
+        let peer = extensions.get::<Arc<Peer>>().ok_or(Refusal::NoPeer);
+        let peer = Arc::clone(peer.inspect_err(|refusal| context.refused(method, None, refusal))?);
+        let opened = async {
+            let slot = context.slots.take(peer.pid())?;
+            let caller = tokio::select! {
+                () = context.shutdown.requested() => Err(Refusal::ShuttingDown),
+                caller = context.source.attest(&peer) => caller.map_err(Refusal::Attest),
+            }?;
+            Ok((slot, caller))
+        };
+        let (slot, caller) = opened
+            .await
+            .inspect_err(|refusal| context.refused(method, Some(&peer), refusal))?;
+        Ok(Self {
+            context: Arc::clone(context),
+            method,
+            peer,
+            caller,
+            attest_again: context.clock.now() + context.options.reattest_every,
+            subscription: None,
+            _slot: slot,
+            _open: context.metrics.opened(method),
+        })
+    }
+
+    pub(crate) fn context(&self) -> &Context<S> {
+        &self.context
+    }
+
+    pub(crate) fn caller(&self) -> &S::Caller {
+        &self.caller
+    }
+
+    /// Waits for the next state of the caller. An update may say the same as the one before it.
+    ///
+    /// Cancelling it loses nothing.
+    pub(crate) async fn next(&mut self) -> Result<Arc<Update>, Refusal> {
+        let context = &self.context;
+        loop {
+            let subscription = self
+                .subscription
+                .get_or_insert_with(|| context.source.subscribe(&self.caller));
+            tokio::select! {
+                biased;
+                () = context.shutdown.requested() => return Err(Refusal::ShuttingDown),
+                update = subscription.next() => return update.ok_or(Refusal::ShuttingDown),
+                () = context.clock.sleep_until(self.attest_again) => {
+                    // A stream outlives what its caller was: labels change, programs are replaced.
+                    let caller = context.source.attest(&self.peer).await;
+                    self.caller = caller.map_err(Refusal::Attest)?;
+                    self.subscription = None;
+                    self.attest_again = context.clock.now() + context.options.reattest_every;
+                }
+            }
+        }
+    }
+
+    /// Notes why the call is refused, and hands the refusal back.
+    pub(crate) fn refused(&self, refusal: Refusal) -> Refusal {
+        self.context
+            .refused(self.method, Some(&self.peer), &refusal);
+        refusal
+    }
+}
+
+impl<S> Context<S> {
+    /// Counts and logs a refusal, once.
+    pub(crate) fn refused(&self, method: Method, peer: Option<&Peer>, refusal: &Refusal) {
+        let reason = refusal.reason();
+        self.metrics.refused(method, reason);
+        let (pid, uid) = peer.map_or((None, None), |peer| (Some(peer.pid()), Some(peer.uid())));
+        let method = method.name();
+        match refusal {
+            Refusal::Attest(_) | Refusal::JwtFetch(_) | Refusal::TooManyCalls => warn!(
+                rpc.method = method, peer.pid = pid, peer.uid = uid, error.reason = reason,
+                error = %report::chain(refusal), "Could not serve a workload"
+            ),
+            // The agent probes its own socket, and has no identity there.
+            Refusal::NoIdentity if pid != Some(std::process::id()) => info!(
+                rpc.method = method,
+                peer.pid = pid,
+                peer.uid = uid,
+                error.reason = reason,
+                "No identity issued"
+            ),
+            _ => debug!(
+                rpc.method = method, peer.pid = pid, peer.uid = uid, error.reason = reason,
+                error = %report::chain(refusal), "Refused a workload"
+            ),
+        }
+    }
+}
