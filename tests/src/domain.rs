@@ -1,0 +1,344 @@
+//! A trust domain on this machine: a server and its agents as real processes, ours or SPIRE's.
+
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use tempfile::TempDir;
+
+use crate::process::{Ended, Process, eventually, run};
+use crate::programs::Make;
+
+/// What a domain is made of. The defaults are SPIRE's.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    pub trust_domain: String,
+    pub server: Make,
+    /// Lines for the block `server`, such as `ca_ttl = "1h"`.
+    pub server_keys: String,
+}
+
+impl Plan {
+    pub fn new(server: Make) -> Self {
+        Self {
+            trust_domain: "example.org".to_owned(),
+            server,
+            server_keys: String::new(),
+        }
+    }
+
+    pub fn trust_domain(mut self, name: &str) -> Self {
+        name.clone_into(&mut self.trust_domain);
+        self
+    }
+
+    /// Adds a line to the block `server`.
+    pub fn key(mut self, line: &str) -> Self {
+        self.server_keys.push_str(line);
+        self.server_keys.push('\n');
+        self
+    }
+
+    pub fn start(self) -> Domain {
+        Domain::start(self)
+    }
+}
+
+/// A running server in a folder of its own. Everything ends with it.
+#[derive(Debug)]
+pub struct Domain {
+    pub plan: Plan,
+    pub port: u16,
+    pub server: Process,
+    folder: TempDir,
+}
+
+impl Domain {
+    fn start(plan: Plan) -> Self {
+        let folder = tempfile::Builder::new()
+            .prefix("signet-")
+            .tempdir()
+            .unwrap();
+        let port = free_port();
+        write_server_config(&plan, folder.path(), port);
+        let server = start_server(&plan, folder.path());
+        let domain = Self {
+            plan,
+            port,
+            server,
+            folder,
+        };
+        domain.wait_for_server();
+        domain
+    }
+
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    pub fn server_socket(&self) -> PathBuf {
+        self.folder().join("server.sock")
+    }
+
+    /// Ends the server as a crash would, and starts it again on the same state.
+    pub fn crash_and_restart_server(&mut self) {
+        self.server.kill();
+        self.restart_server();
+    }
+
+    /// Starts the server again, after it has ended.
+    pub fn restart_server(&mut self) {
+        self.server = start_server(&self.plan, self.folder.path());
+        self.wait_for_server();
+    }
+
+    fn wait_for_server(&self) {
+        eventually("the server is healthy", || {
+            self.cli(&["healthcheck"]).code == 0
+        });
+    }
+
+    /// Runs a command of the server's program against its socket.
+    pub fn cli(&self, words: &[&str]) -> Ended {
+        self.cli_of(self.plan.server, words)
+    }
+
+    /// Runs a command of either server program against this domain's socket.
+    pub fn cli_of(&self, make: Make, words: &[&str]) -> Ended {
+        let mut command = make.server();
+        let flags = words
+            .iter()
+            .position(|word| word.starts_with('-'))
+            .unwrap_or(words.len());
+        let (names, flags) = words.split_at(flags);
+        command
+            .args(names)
+            .arg("-socketPath")
+            .arg(self.server_socket())
+            .args(flags);
+        run(&mut command)
+    }
+
+    /// Makes a join token.
+    pub fn token(&self) -> String {
+        let printed = self.cli(&["token", "generate", "-ttl", "600"]).success();
+        let line = printed.lines().next().unwrap_or_default();
+        line.strip_prefix("Token: ")
+            .unwrap_or_else(|| panic!("no token in {printed}"))
+            .to_owned()
+    }
+
+    /// Makes an entry below an agent and returns its id. `more` are further flags.
+    pub fn entry(&self, agent: &Agent, path: &str, selector: &str, more: &[&str]) -> String {
+        self.entry_below(&agent.id, path, selector, more)
+    }
+
+    /// Makes an entry and returns its id.
+    pub fn entry_below(&self, parent: &str, path: &str, selector: &str, more: &[&str]) -> String {
+        let id = format!("spiffe://{}{path}", self.plan.trust_domain);
+        let mut words = vec![
+            "entry",
+            "create",
+            "-parentID",
+            parent,
+            "-spiffeID",
+            &id,
+            "-selector",
+            selector,
+        ];
+        words.extend(more);
+        let printed = self.cli(&words).success();
+        let line = printed
+            .lines()
+            .find(|line| line.starts_with("Entry ID"))
+            .unwrap_or_default();
+        line.split(':').nth(1).unwrap_or_default().trim().to_owned()
+    }
+
+    /// Starts an agent of the given make with a fresh join token.
+    pub fn agent(&self, make: Make) -> Agent {
+        self.agent_with(make, "")
+    }
+
+    /// The same with further lines for its block `agent`.
+    pub fn agent_with(&self, make: Make, keys: &str) -> Agent {
+        let token = self.token();
+        let folder = tempfile::Builder::new()
+            .prefix("agent-")
+            .tempdir_in(self.folder())
+            .unwrap();
+        let bundle = self.folder().join("bundle.pem");
+        std::fs::write(&bundle, self.cli(&["bundle", "show"]).success()).unwrap();
+        write_agent_config(
+            &self.plan.trust_domain,
+            self.port,
+            &bundle,
+            folder.path(),
+            keys,
+        );
+        let id = format!(
+            "spiffe://{}/spire/agent/join_token/{token}",
+            self.plan.trust_domain
+        );
+        let process = start_agent(make, folder.path(), Some(&token));
+        let agent = Agent {
+            id,
+            make,
+            process,
+            folder,
+        };
+        agent.wait();
+        agent
+    }
+}
+
+/// A running agent in a folder of its own.
+#[derive(Debug)]
+pub struct Agent {
+    /// Its SPIFFE ID.
+    pub id: String,
+    pub make: Make,
+    pub process: Process,
+    folder: TempDir,
+}
+
+impl Agent {
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    pub fn data_dir(&self) -> PathBuf {
+        self.folder().join("data")
+    }
+
+    pub fn socket(&self) -> PathBuf {
+        self.folder().join("agent.sock")
+    }
+
+    /// The address of the Workload API, as programs take it.
+    pub fn endpoint(&self) -> String {
+        format!("unix://{}", self.socket().display())
+    }
+
+    /// Starts it again on the same state, without a token.
+    pub fn restart(&mut self) {
+        self.restart_as(self.make);
+    }
+
+    /// The same with the program of the other make: it takes over the folder.
+    pub fn restart_as(&mut self, make: Make) {
+        self.process.kill();
+        self.make = make;
+        self.process = start_agent(make, self.folder.path(), None);
+        self.wait();
+    }
+
+    /// Waits until the agent serves its socket.
+    pub fn wait(&self) {
+        eventually("the agent is healthy", || {
+            let mut command = self.make.agent();
+            command
+                .args(["healthcheck", "-socketPath"])
+                .arg(self.socket());
+            run(&mut command).code == 0
+        });
+    }
+
+    /// Runs `api …` of either agent program against this agent's socket.
+    pub fn api(&self, make: Make, words: &[&str]) -> Ended {
+        run(self.api_command(make, words).args([] as [&str; 0]))
+    }
+
+    pub fn api_command(&self, make: Make, words: &[&str]) -> Command {
+        let mut command = make.agent();
+        let flags = words
+            .iter()
+            .position(|word| word.starts_with('-'))
+            .unwrap_or(words.len());
+        let (names, flags) = words.split_at(flags);
+        command
+            .arg("api")
+            .args(names)
+            .arg("-socketPath")
+            .arg(self.socket())
+            .args(flags);
+        command
+    }
+}
+
+/// A port that is free now. Another process may take it; the server then says so and the test fails.
+pub fn free_port() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.local_addr().unwrap().port()
+}
+
+fn start_server(plan: &Plan, folder: &Path) -> Process {
+    let mut command = plan.server.server();
+    command
+        .args(["run", "-config"])
+        .arg(folder.join("server.conf"));
+    Process::start("server", &mut command)
+}
+
+fn start_agent(make: Make, folder: &Path, token: Option<&str>) -> Process {
+    let mut command = make.agent();
+    command
+        .args(["run", "-config"])
+        .arg(folder.join("agent.conf"));
+    if let Some(token) = token {
+        command.args(["-joinToken", token]);
+    }
+    Process::start("agent", &mut command)
+}
+
+fn write_server_config(plan: &Plan, folder: &Path, port: u16) {
+    let folder_name = folder.display();
+    let Plan {
+        trust_domain,
+        server_keys,
+        ..
+    } = plan;
+    let text = format!(
+        r#"server {{
+    bind_address = "127.0.0.1"
+    bind_port = "{port}"
+    socket_path = "{folder_name}/server.sock"
+    trust_domain = "{trust_domain}"
+    data_dir = "{folder_name}/server"
+    log_level = "DEBUG"
+    {server_keys}
+}}
+plugins {{
+    DataStore "sql" {{ plugin_data {{ database_type = "sqlite3" connection_string = "{folder_name}/server/datastore.sqlite3" }} }}
+    KeyManager "disk" {{ plugin_data {{ keys_path = "{folder_name}/server/keys.json" }} }}
+    NodeAttestor "join_token" {{ plugin_data {{}} }}
+}}
+"#
+    );
+    std::fs::create_dir_all(folder.join("server")).unwrap();
+    std::fs::write(folder.join("server.conf"), text).unwrap();
+}
+
+fn write_agent_config(trust_domain: &str, port: u16, bundle: &Path, folder: &Path, keys: &str) {
+    let (folder_name, bundle) = (folder.display(), bundle.display());
+    let text = format!(
+        r#"agent {{
+    server_address = "127.0.0.1"
+    server_port = "{port}"
+    socket_path = "{folder_name}/agent.sock"
+    trust_domain = "{trust_domain}"
+    trust_bundle_path = "{bundle}"
+    data_dir = "{folder_name}/data"
+    log_level = "DEBUG"
+    {keys}
+}}
+plugins {{
+    KeyManager "disk" {{ plugin_data {{ directory = "{folder_name}/data" }} }}
+    NodeAttestor "join_token" {{ plugin_data {{}} }}
+    WorkloadAttestor "unix" {{ plugin_data {{ discover_workload_path = true }} }}
+}}
+"#
+    );
+    std::fs::create_dir_all(folder.join("data")).unwrap();
+    std::fs::write(folder.join("agent.conf"), text).unwrap();
+}

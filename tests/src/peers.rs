@@ -1,0 +1,60 @@
+//! The outside judges, where `tests/setup` put them.
+
+use std::path::PathBuf;
+use std::process::Command;
+
+/// The folder of a peer, or `None` if it could not be installed: then the test ends as skipped, by name.
+///
+/// With `CI=true` a missing peer is a failure.
+pub fn folder(name: &str) -> Option<PathBuf> {
+    let folder = cache().join(name);
+    if folder.is_dir() {
+        return Some(folder);
+    }
+    let advice = "run `tests/setup` (for SPIRE: `tests/setup heavy`)";
+    assert!(
+        variable("CI").as_deref() != Some("true"),
+        "the peer `{name}` is missing; {advice}"
+    );
+    eprintln!("SKIPPED: the peer `{name}` is missing; {advice}");
+    None
+}
+
+/// The Python interpreter that has py-spiffe.
+pub fn python() -> Option<Command> {
+    Some(Command::new(folder("python")?.join("bin/python3")))
+}
+
+/// Envoy.
+pub fn envoy() -> Option<PathBuf> {
+    Some(folder("python")?.join("bin/envoy"))
+}
+
+/// A Java program of `tests/peers/java`.
+pub fn java(class: &str) -> Option<Command> {
+    let folder = folder("java")?;
+    let mut command = Command::new("java");
+    command.arg("-cp");
+    command.arg(format!("{0}/classes:{0}/lib/*", folder.display()));
+    command.arg(class);
+    Some(command)
+}
+
+fn cache() -> PathBuf {
+    if let Some(folder) = variable("SIGNET_PEERS") {
+        return folder.into();
+    }
+    let base = variable("XDG_CACHE_HOME").map_or_else(
+        || PathBuf::from(variable("HOME").unwrap_or_default()).join(".cache"),
+        PathBuf::from,
+    );
+    base.join("signet-peers")
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the tests have no `main` of their own"
+)]
+fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
+}

@@ -1,0 +1,59 @@
+//! The programs under test: `signet`, built from this tree, and real SPIRE.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+
+use crate::peers;
+
+/// The path of `signet`, built on the first use so that a test of this crate alone never runs an old one.
+pub fn signet() -> &'static Path {
+    static PATH: OnceLock<PathBuf> = OnceLock::new();
+    PATH.get_or_init(|| {
+        let test = std::env::current_exe().unwrap();
+        let folder = test.ancestors().nth(2).unwrap();
+        let mut build = Command::new(option_env!("CARGO").unwrap_or("cargo"));
+        build.args(["build", "--quiet", "--package", "cli"]);
+        build.current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
+        if folder.ends_with("release") {
+            build.arg("--release");
+        }
+        let status = build.status().unwrap();
+        assert!(status.success(), "`signet` does not build");
+        folder.join("signet")
+    })
+}
+
+/// Whose program to run. Either takes the same configuration and command lines.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Make {
+    Signet,
+    Spire,
+}
+
+impl Make {
+    /// A command of the server's program.
+    pub fn server(self) -> Command {
+        self.command("server")
+    }
+
+    /// A command of the agent's program.
+    pub fn agent(self) -> Command {
+        self.command("agent")
+    }
+
+    fn command(self, part: &str) -> Command {
+        match self {
+            Self::Signet => {
+                let mut command = Command::new(signet());
+                command.arg(part);
+                command
+            }
+            Self::Spire => {
+                let folder =
+                    peers::folder("spire").expect("a test of SPIRE asks for the peer first");
+                Command::new(folder.join(format!("spire-{part}")))
+            }
+        }
+    }
+}

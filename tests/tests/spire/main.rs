@@ -1,0 +1,30 @@
+//! Real SPIRE as a judge: its agent on our server, and our agent on its server.
+//!
+//! SPIRE's own pairing runs the same scenarios first: if that fails, the scenario is wrong.
+
+use tests::programs::Make::{Signet, Spire};
+use tests::scenarios::Pairing;
+
+macro_rules! pairings {
+    ($($scenario:ident),* $(,)?) => {
+        mod spire_with_spire { $(#[test] fn $scenario() { crate::judge(super::Pairing::new(super::Spire, super::Spire), tests::scenarios::$scenario); })* }
+        mod a_spire_agent_on_our_server { $(#[test] fn $scenario() { crate::judge(super::Pairing::new(super::Signet, super::Spire), tests::scenarios::$scenario); })* }
+        mod our_agent_on_a_spire_server { $(#[test] fn $scenario() { crate::judge(super::Pairing::new(super::Spire, super::Signet), tests::scenarios::$scenario); })* }
+    };
+}
+
+pairings!(
+    a_workload_gets_both_kinds_of_svid,
+    an_entry_is_updated_and_deleted,
+    the_agent_renews_its_svid,
+    a_banned_agent_ends,
+    an_evicted_agent_ends,
+    the_server_restarts_with_the_same_authority,
+    the_agent_restarts_with_its_identity,
+);
+
+fn judge(pairing: Pairing, scenario: fn(Pairing)) {
+    if tests::peers::folder("spire").is_some() {
+        scenario(pairing);
+    }
+}
