@@ -1,3 +1,11 @@
-//! To be written.
+//! The program `signet`.
+
+mod command;
+mod console;
+mod failure;
+mod flags;
+mod json;
+mod socket;
+mod table;
 
 fn main() {}

@@ -1,0 +1,117 @@
+//! Every command, in one table: its words, its flags, and what it does.
+//!
+//! SPIRE's commands have SPIRE's names, flags, defaults and help texts; `tests/flags.txt` holds what
+//! was recorded of them, and a test compares.
+
+mod agent;
+mod server;
+
+use crate::command::{Command, Manners};
+use crate::flags::{Flag, FlagSet, Kind};
+
+/// What a command does.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Action {
+    Dev,
+    Server(ServerAction),
+    Agent(AgentAction),
+}
+
+/// What a command of the server's half does.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum ServerAction {
+    AgentBan,
+    AgentCount,
+    AgentEvict,
+    AgentList,
+    AgentShow,
+    Backup,
+    BundleList,
+    BundleSet,
+    BundleShow,
+    EntryCount,
+    EntryCreate,
+    EntryDelete,
+    EntryShow,
+    EntryUpdate,
+    Healthcheck,
+    Restore,
+    Run,
+    TokenGenerate,
+    Validate,
+}
+
+/// What a command of the agent's half does.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum AgentAction {
+    FetchJwt,
+    FetchX509,
+    Healthcheck,
+    Run,
+    Validate,
+    ValidateJwt,
+    Watch,
+}
+
+/// The groups of `signet` itself.
+pub(crate) const GROUPS: &[(&str, &str)] = &[
+    ("agent", "Runs and asks an agent"),
+    ("server", "Runs and asks a server"),
+];
+
+/// The table.
+pub(crate) static COMMANDS: &[Command] = &concat();
+
+const COUNT: usize = agent::COMMANDS.len() + server::COMMANDS.len() + 1;
+
+const fn concat() -> [Command; COUNT] {
+    let mut all = [DEV; COUNT];
+    let mut at = 0;
+    while at < agent::COMMANDS.len() {
+        all[at] = agent::COMMANDS[at];
+        at += 1;
+    }
+    let mut from = 0;
+    while from < server::COMMANDS.len() {
+        all[at] = server::COMMANDS[from];
+        at += 1;
+        from += 1;
+    }
+    all
+}
+
+const DEV: Command = Command {
+    path: "dev",
+    synopsis: "Runs a server and an agent for trying out, and shows an identity",
+    flags: FlagSet {
+        name: "dev",
+        groups: &[&[
+            Flag::text(
+                "dir",
+                "Directory for state and sockets. If not set, a folder below the user's state directory",
+            ),
+            Flag::text("trustDomain", "The trust domain").default("example.org"),
+            Flag::text("trust-domain", "The trust domain").own(),
+            Flag::switch("once", "Print the identity and exit"),
+            Flag::text("logLevel", "'debug', 'info', 'warn', or 'error'").default("warn"),
+        ]],
+    },
+    manners: PLAIN,
+    action: Action::Dev,
+};
+
+/// Commands that run something: a failure is its text alone.
+const PLAIN: Manners = Manners {
+    failure: "",
+    repeats_flag_errors: true,
+    help_end: "flag: help requested",
+};
+
+const OUTPUT: &[Flag] = &[Flag::new(
+    "output",
+    Kind::Output,
+    "Desired output format (pretty, json); default: pretty.",
+)];
+
+#[cfg(test)]
+mod tests;
