@@ -7,7 +7,7 @@
 use std::fmt::Write as _;
 
 use crate::flags::FlagSet;
-use crate::table::{Action, COMMANDS, GROUPS};
+use crate::table::{self, Action, GROUPS};
 
 /// One command.
 #[derive(Clone, Copy, Debug)]
@@ -140,8 +140,7 @@ impl Program {
 
     fn commands(&self) -> impl Iterator<Item = (&'static str, &'static Command)> + use<> {
         let prefix = self.prefix;
-        COMMANDS
-            .iter()
+        table::commands()
             .filter_map(move |command| Some((command.path.strip_prefix(prefix)?, command)))
     }
 

@@ -38,3 +38,9 @@ pub(crate) fn os_error(error: &std::io::Error) -> String {
         None => String::new(),
     }
 }
+
+impl From<crate::json::DecodeError> for Failure {
+    fn from(error: crate::json::DecodeError) -> Self {
+        Self::chain(&error)
+    }
+}

@@ -60,27 +60,12 @@ pub(crate) const GROUPS: &[(&str, &str)] = &[
 ];
 
 /// The table.
-pub(crate) static COMMANDS: &[Command] = &concat();
-
-const COUNT: usize = agent::COMMANDS.len() + server::COMMANDS.len() + 1;
-
-const fn concat() -> [Command; COUNT] {
-    let mut all = [DEV; COUNT];
-    let mut at = 0;
-    while at < agent::COMMANDS.len() {
-        all[at] = agent::COMMANDS[at];
-        at += 1;
-    }
-    let mut from = 0;
-    while from < server::COMMANDS.len() {
-        all[at] = server::COMMANDS[from];
-        at += 1;
-        from += 1;
-    }
-    all
+pub(crate) fn commands() -> impl Iterator<Item = &'static Command> {
+    let own = std::iter::once(&DEV);
+    own.chain(agent::COMMANDS).chain(server::COMMANDS)
 }
 
-const DEV: Command = Command {
+static DEV: Command = Command {
     path: "dev",
     synopsis: "Runs a server and an agent for trying out, and shows an identity",
     flags: FlagSet {

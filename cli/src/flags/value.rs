@@ -180,8 +180,10 @@ pub(super) fn go_int(text: &str) -> Result<i64, &'static str> {
     if underscored || body.is_empty() || !body.chars().all(|c| c.is_digit(radix)) {
         return Err(SYNTAX);
     }
-    let magnitude = i128::from_str_radix(&body, radix).map_err(|_| RANGE)?;
-    i64::try_from(if negative { -magnitude } else { magnitude }).map_err(|_| RANGE)
+    let magnitude = i128::from_str_radix(&body, radix).ok().ok_or(RANGE)?;
+    i64::try_from(if negative { -magnitude } else { magnitude })
+        .ok()
+        .ok_or(RANGE)
 }
 
 /// Reads a length of time as Go's `time.ParseDuration` does, refusing a negative one.

@@ -122,12 +122,16 @@ impl<'b> Raw<'b> {
         let mismatch = || DecodeError::Mismatch(number);
         Ok(match wire {
             WireType::Varint => Self::Number(decode_varint(bytes)?),
-            WireType::SixtyFourBit => Self::Number(bytes.try_get_u64_le().map_err(|_| mismatch())?),
+            WireType::SixtyFourBit => {
+                Self::Number(bytes.try_get_u64_le().ok().ok_or_else(mismatch)?)
+            }
             WireType::ThirtyTwoBit => {
-                Self::Number(u64::from(bytes.try_get_u32_le().map_err(|_| mismatch())?))
+                Self::Number(u64::from(bytes.try_get_u32_le().ok().ok_or_else(mismatch)?))
             }
             WireType::LengthDelimited => {
-                let length = usize::try_from(decode_varint(bytes)?).map_err(|_| mismatch())?;
+                let length = usize::try_from(decode_varint(bytes)?)
+                    .ok()
+                    .ok_or_else(mismatch)?;
                 let (taken, rest) = bytes.split_at_checked(length).ok_or_else(mismatch)?;
                 *bytes = rest;
                 Self::Bytes(taken)

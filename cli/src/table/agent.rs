@@ -138,7 +138,7 @@ const fn command(
     }
 }
 
-pub(super) const COMMANDS: &[Command] = &[
+pub(super) static COMMANDS: &[Command] = &[
     command(
         "agent api fetch",
         "Fetches X509 SVIDs from the Workload API",

@@ -178,7 +178,7 @@ macro_rules! flags {
     };
 }
 
-pub(super) const COMMANDS: &[Command] = &[
+pub(super) static COMMANDS: &[Command] = &[
     command(
         "server agent ban",
         "Ban an attested agent given its SPIFFE ID",

@@ -1,0 +1,79 @@
+//! From a command line to an exit code.
+
+use crate::command::{Command, Program, Route};
+use crate::console::{say, tell};
+use crate::failure::Failure;
+use crate::flags::{FlagError, Values};
+use crate::session::Session;
+use crate::table::{Action, AgentAction, ServerAction};
+use crate::{admin, workload};
+
+/// The version that `-version` prints.
+const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// Runs the program under the name it was called by, and answers with its exit code.
+pub(crate) async fn run(called: &str, args: &[String], session: &mut Session) -> u8 {
+    let (program, rest) = Program::choose(called, args);
+    let code = match program.route(rest) {
+        Route::Version => {
+            tell!(session.console, "{VERSION}");
+            0
+        }
+        Route::Help { text, code } => {
+            session.console.err(format_args!("{text}"));
+            code
+        }
+        Route::Run(command, args) => match command.flags.parse(args) {
+            Err(error) => misread(command, &error, session),
+            Ok(values) => match perform(command.action, session, &values).await {
+                Ok(()) => 0,
+                Err(failure) => {
+                    tell!(session.console, "{}{failure}", command.manners.failure);
+                    1
+                }
+            },
+        },
+    };
+    match session.console.finish() {
+        // What was asked for did not reach its reader: that is no success.
+        Some(error) => {
+            tell!(
+                session.console,
+                "could not write to standard output: {error}"
+            );
+            code.max(1)
+        }
+        None => code,
+    }
+}
+
+fn misread(command: &Command, error: &FlagError, session: &mut Session) -> u8 {
+    if *error != FlagError::Help {
+        tell!(session.console, "{error}");
+    }
+    session
+        .console
+        .err(format_args!("{}", command.flags.usage()));
+    if command.manners.repeats_flag_errors {
+        tell!(session.console, "{}{error}", command.manners.failure);
+    }
+    1
+}
+
+async fn perform(action: Action, session: &mut Session, values: &Values) -> Result<(), Failure> {
+    match action {
+        Action::Server(
+            ServerAction::Backup
+            | ServerAction::Restore
+            | ServerAction::Run
+            | ServerAction::Validate,
+        )
+        | Action::Agent(AgentAction::Run | AgentAction::Validate)
+        | Action::Dev => {
+            say!(session.console, "not built yet");
+            Err(Failure::new("not built yet"))
+        }
+        Action::Agent(action) => workload::run(action, session, values).await,
+        Action::Server(action) => admin::run(action, session, values).await,
+    }
+}

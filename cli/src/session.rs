@@ -1,0 +1,14 @@
+//! What every command is handed: where to write, the environment, the clock.
+
+use runtime::clock::Clock;
+
+use crate::console::Console;
+use crate::socket::Environment;
+
+/// The surroundings of one run of the program.
+#[derive(Debug)]
+pub(crate) struct Session {
+    pub(crate) console: Console,
+    pub(crate) environment: Environment,
+    pub(crate) clock: Clock,
+}
