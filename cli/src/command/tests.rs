@@ -1,3 +1,5 @@
+//! The routes that command lines take.
+
 use super::*;
 
 fn words(line: &str) -> Vec<String> {

@@ -1,3 +1,5 @@
+//! What Go's `flag` package does, and we do too.
+
 use std::time::Duration;
 
 use super::*;

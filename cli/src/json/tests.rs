@@ -1,3 +1,5 @@
+//! Answers compared with recorded ones.
+
 use prost_types::value::Kind;
 use prost_types::{ListValue, Struct, Value as ProtoValue};
 use proto::spire::server::entry::batch_create_entry_response::Result as Created;

@@ -1,3 +1,5 @@
+//! The table compared with what was recorded of SPIRE.
+
 use std::collections::BTreeMap;
 
 use super::*;
