@@ -7,6 +7,7 @@
 pub mod authority;
 pub mod backoff;
 pub mod clock;
+pub mod config;
 pub mod files;
 pub mod listen;
 pub mod random;
