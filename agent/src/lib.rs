@@ -1,1 +1,5 @@
-//! To be written.
+//! The agent: proves which node it is, and gets identities for the workloads that it attests.
+
+pub mod custody;
+pub mod state;
+pub mod upstream;

@@ -24,11 +24,17 @@ pub trait Upstream: Send + Sync + 'static {
     ///
     /// The answer is the whole set. Entries that `known` already holds in the same revision come
     /// back as the same `Arc`; only the others need to be transferred.
-    fn sync_entries(&self, known: &EntrySet) -> impl Future<Output = Result<EntrySet, UpstreamError>> + Send;
+    fn sync_entries(
+        &self,
+        known: &EntrySet,
+    ) -> impl Future<Output = Result<EntrySet, UpstreamError>> + Send;
 
     /// Fetches the bundle of a trust domain: the agent's own, or one that the server federates with.
     /// `None` is a foreign trust domain that the server has no bundle of.
-    fn bundle(&self, of: &TrustDomain) -> impl Future<Output = Result<Option<Bundle>, UpstreamError>> + Send;
+    fn bundle(
+        &self,
+        of: &TrustDomain,
+    ) -> impl Future<Output = Result<Option<Bundle>, UpstreamError>> + Send;
 
     /// Has at most [`MAX_BATCH`] X509-SVIDs signed. One answer for each request, in their order.
     fn sign_x509(
@@ -122,7 +128,10 @@ pub enum UpstreamError {
     Refused { code: Code, message: String },
     /// The server answered, but not as the protocol demands.
     #[error("the server broke the protocol: {what}")]
-    Protocol { what: &'static str, source: Option<Box<dyn Error + Send + Sync>> },
+    Protocol {
+        what: &'static str,
+        source: Option<Box<dyn Error + Send + Sync>>,
+    },
 }
 
 impl UpstreamError {
@@ -158,9 +167,15 @@ impl EntrySet {
     ///
     /// An entry that was deleted and created again under the same id may have the same revision, so
     /// the time of creation counts too. `created_at` is `None` towards a server that does not send it.
-    pub fn current(&self, id: &EntryId, revision: i64, created_at: Option<SystemTime>) -> Option<&Arc<Entry>> {
-        self.get(id)
-            .filter(|entry| entry.revision == revision && created_at.is_none_or(|time| time == entry.created_at))
+    pub fn current(
+        &self,
+        id: &EntryId,
+        revision: i64,
+        created_at: Option<SystemTime>,
+    ) -> Option<&Arc<Entry>> {
+        self.get(id).filter(|entry| {
+            entry.revision == revision && created_at.is_none_or(|time| time == entry.created_at)
+        })
     }
 
     /// Adds an entry, in place of one with the same id.
@@ -184,6 +199,11 @@ impl EntrySet {
 
 impl FromIterator<Arc<Entry>> for EntrySet {
     fn from_iter<I: IntoIterator<Item = Arc<Entry>>>(entries: I) -> Self {
-        Self(entries.into_iter().map(|entry| (entry.id.clone(), entry)).collect())
+        Self(
+            entries
+                .into_iter()
+                .map(|entry| (entry.id.clone(), entry))
+                .collect(),
+        )
     }
 }

@@ -58,7 +58,11 @@ const CONFINED: &[(&[&str], &[&str])] = &[
         &["k8s", "attestors/src/node/k8s_psat", "server/src/publish"],
     ),
     (&["x509_parser", "webpki"], &["identity"]),
-    (&["rcgen"], &["server/src/authority", "agent/src/keys"]),
+    (
+        &["rcgen"],
+        // The agent signs requests alone: for its workloads, and for itself.
+        &["server/src/authority", "agent/src/keys", "agent/src/custody"],
+    ),
     (
         &["jsonwebtoken"],
         &["identity/src/jwt", "server/src/authority"],
