@@ -1,6 +1,8 @@
 //! A trust domain on this machine: a server and its agents as real processes, ours or SPIRE's.
 
+use std::fs::Permissions;
 use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -55,10 +57,7 @@ pub struct Domain {
 
 impl Domain {
     fn start(plan: Plan) -> Self {
-        let folder = tempfile::Builder::new()
-            .prefix("signet-")
-            .tempdir()
-            .unwrap();
+        let folder = open_folder(tempfile::Builder::new().prefix("signet-").tempdir());
         let port = free_port();
         write_server_config(&plan, folder.path(), port);
         let server = start_server(&plan, folder.path());
@@ -163,10 +162,10 @@ impl Domain {
     /// The same with further lines for its block `agent`.
     pub fn agent_with(&self, make: Make, keys: &str) -> Agent {
         let token = self.token();
-        let folder = tempfile::Builder::new()
+        let agents = tempfile::Builder::new()
             .prefix("agent-")
-            .tempdir_in(self.folder())
-            .unwrap();
+            .tempdir_in(self.folder());
+        let folder = open_folder(agents);
         let bundle = self.folder().join("bundle.pem");
         std::fs::write(&bundle, self.cli(&["bundle", "show"]).success()).unwrap();
         write_agent_config(
@@ -270,6 +269,13 @@ impl Agent {
 pub fn free_port() -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     listener.local_addr().unwrap().port()
+}
+
+// Workloads of other users have to reach the sockets.
+fn open_folder(made: std::io::Result<TempDir>) -> TempDir {
+    let folder = made.unwrap();
+    std::fs::set_permissions(folder.path(), Permissions::from_mode(0o755)).unwrap();
+    folder
 }
 
 fn start_server(plan: &Plan, folder: &Path) -> Process {

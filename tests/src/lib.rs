@@ -3,7 +3,17 @@
 //! A [`domain::Domain`] runs a real server and real agents, ours or SPIRE's, as processes in a temporary
 //! folder. [`peers`] finds the outside judges that `tests/setup` installed.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::print_stderr,
+    reason = "what goes wrong here is the failure of the test that calls it"
+)]
+
 pub mod domain;
+pub mod envoy;
 pub mod peers;
 pub mod process;
 pub mod programs;

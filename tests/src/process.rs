@@ -218,7 +218,7 @@ pub fn run(command: &mut Command) -> Ended {
     let code = output
         .status
         .code()
-        .or(output.status.signal().map(|signal| signal + 128));
+        .or_else(|| output.status.signal().map(|signal| signal + 128));
     Ended {
         stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
         stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
