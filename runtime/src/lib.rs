@@ -4,12 +4,15 @@
 //! readiness, hardened listeners, the peers behind Unix sockets, configuration files, logs and
 //! metrics. A module enters only when two crates above need it.
 
+pub mod admin;
 pub mod authority;
 pub mod backoff;
 pub mod clock;
 pub mod config;
 pub mod files;
 pub mod listen;
+pub mod log;
+pub mod metrics;
 pub mod random;
 pub mod readiness;
 pub mod report;

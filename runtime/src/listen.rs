@@ -24,7 +24,7 @@ use std::sync::Arc;
 use tokio::net::{TcpListener, UnixListener};
 use tonic::service::Routes;
 
-pub use self::bind::{BoundTcp, BoundUnix, ListenError, bind_tcp, bind_unix};
+pub use self::bind::{BoundTcp, BoundUnix, ListenError, bind_host, bind_tcp, bind_unix};
 pub use self::limits::{Limits, Peers, raise_open_file_limit};
 pub use self::metrics::{ListenMetrics, SocketMetrics};
 pub use self::tls::{TlsPeer, harden, tls13};

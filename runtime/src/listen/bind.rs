@@ -1,7 +1,7 @@
 //! Sockets, bound before they are served, so that a clash fails the start.
 
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
@@ -69,6 +69,15 @@ pub enum ListenError {
         #[source]
         source: io::Error,
     },
+    /// The host has no address.
+    #[error("could not find an address of host `{host}`")]
+    Unresolved {
+        /// The name.
+        host: String,
+        /// What the resolver said.
+        #[source]
+        source: io::Error,
+    },
     /// The event loop did not take the socket.
     #[error("could not register a listener")]
     Register(#[source] io::Error),
@@ -84,6 +93,7 @@ impl ListenError {
             Self::NotASocket(_) => "not_a_socket",
             Self::Unix { .. } => "unix_bind",
             Self::Tcp { .. } => "tcp_bind",
+            Self::Unresolved { .. } => "unresolved_host",
             Self::Register(_) => "register",
         }
     }
@@ -154,6 +164,23 @@ pub fn bind_tcp(addr: SocketAddr) -> Result<BoundTcp, ListenError> {
     bind().map_err(|source| ListenError::Tcp { addr, source })
 }
 
+/// Listens on the first address of a host name that can be had, as `localhost`.
+pub fn bind_host(host: &str, port: u16) -> Result<BoundTcp, ListenError> {
+    let unresolved = |source| ListenError::Unresolved {
+        host: host.into(),
+        source,
+    };
+    let addrs = (host, port).to_socket_addrs().map_err(unresolved)?;
+    let mut last = unresolved(io::ErrorKind::NotFound.into());
+    for addr in addrs {
+        match bind_tcp(addr) {
+            Ok(bound) => return Ok(bound),
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
+}
+
 impl BoundUnix {
     /// Where clients find it.
     pub fn path(&self) -> &Path {
@@ -186,7 +213,7 @@ impl BoundTcp {
         self.addr
     }
 
-    pub(super) fn into_std(self) -> TcpListener {
+    pub(crate) fn into_std(self) -> TcpListener {
         self.listener
     }
 }
