@@ -4,6 +4,7 @@
 //! [`source::IdentitySource`] is what they need of an agent, [`routes::routes`] makes services of it,
 //! and [`client`] is their other end, for tools and tests.
 
+pub mod client;
 mod codec;
 mod encode;
 mod health;
