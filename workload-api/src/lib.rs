@@ -9,7 +9,6 @@ mod codec;
 mod encode;
 mod health;
 mod hints;
-mod limits;
 pub mod metrics;
 pub mod options;
 pub mod routes;

@@ -14,8 +14,6 @@ pub struct SocketOptions {
     pub allow_unauthenticated_verifiers: bool,
     /// The claims of a foreign JWT-SVID that are told, beside `sub`, `aud` and `exp`.
     pub allowed_foreign_jwt_claims: BTreeSet<String>,
-    /// How many calls may be open at once.
-    pub limits: StreamLimits,
     /// How long an open stream lives on one attestation: what a caller was when it connected is no
     /// proof of what it is now.
     pub reattest_every: Duration,
@@ -28,7 +26,6 @@ impl Default for SocketOptions {
             sds: Some(SdsOptions::default()),
             allow_unauthenticated_verifiers: false,
             allowed_foreign_jwt_claims: BTreeSet::new(),
-            limits: StreamLimits::default(),
             reattest_every: Duration::from_secs(60),
         }
     }
@@ -55,24 +52,6 @@ impl Default for SdsOptions {
             default_bundle_name: "ROOTCA".to_owned(),
             default_all_bundles_name: "ALL".to_owned(),
             disable_spiffe_cert_validation: false,
-        }
-    }
-}
-
-/// How many calls, streams included, may be open at once. More are refused with `RESOURCE_EXHAUSTED`.
-#[derive(Clone, Copy, Debug)]
-pub struct StreamLimits {
-    /// By one process.
-    pub per_process: usize,
-    /// By all processes together.
-    pub total: usize,
-}
-
-impl Default for StreamLimits {
-    fn default() -> Self {
-        Self {
-            per_process: 256,
-            total: 32_768,
         }
     }
 }

@@ -9,7 +9,6 @@ use tonic_health::pb::health_server::HealthServer;
 use tonic_reflection::server::{Builder, Error};
 
 use crate::health::SocketHealth;
-use crate::limits::Slots;
 use crate::metrics::Metrics;
 use crate::options::SocketOptions;
 use crate::sds::{self, SecretDiscovery};
@@ -44,7 +43,6 @@ pub fn routes<S: IdentitySource>(
     deps: Deps,
 ) -> Result<Routes, Error> {
     let context = Arc::new(Context {
-        slots: Slots::new(options.limits),
         source,
         options,
         clock: deps.clock,

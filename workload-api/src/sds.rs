@@ -26,7 +26,6 @@ use self::machine::{Action, Event, Machine, Remark};
 use self::node::NodeTraits;
 use crate::codec::Encoded;
 use crate::encode;
-use crate::limits::MAX_SDS_REQUEST;
 use crate::metrics::Method;
 use crate::options::SdsOptions;
 use crate::session::{Context, Session};
@@ -39,6 +38,9 @@ mod resources;
 
 /// The service as Envoy's proto has it.
 pub(crate) const NAME: &str = "envoy.service.secret.v3.SecretDiscoveryService";
+
+/// An Envoy's first request describes its node, with every extension that is compiled in: 100 KiB.
+const MAX_REQUEST: usize = 1024 * 1024;
 
 /// An Envoy asks for one name, or a few, on one stream.
 const MAX_NAMES: usize = 1024;
@@ -89,8 +91,8 @@ impl<S: IdentitySource> Service<HttpRequest<Body>> for SecretDiscovery<S> {
 
 impl<S: IdentitySource> SecretDiscovery<S> {
     async fn answer(self, request: HttpRequest<Body>) -> http::Response<Body> {
-        let mut grpc = Grpc::new(Encoded::<DiscoveryRequest>::new())
-            .max_decoding_message_size(MAX_SDS_REQUEST);
+        let mut grpc =
+            Grpc::new(Encoded::<DiscoveryRequest>::new()).max_decoding_message_size(MAX_REQUEST);
         let refusal = match Method::of_path(request.uri().path(), NAME) {
             Method::StreamSecrets => {
                 let service = service_fn(|request: Request<Streaming<DiscoveryRequest>>| {

@@ -11,7 +11,6 @@ use runtime::shutdown::Shutdown;
 use runtime::unix::Peer;
 use tracing::{debug, info, warn};
 
-use crate::limits::{Slot, Slots};
 use crate::metrics::{Method, Metrics, Open};
 use crate::options::SocketOptions;
 use crate::source::{IdentitySource, Subscription, Update};
@@ -24,7 +23,6 @@ pub(crate) struct Context<S> {
     pub(crate) clock: Clock,
     pub(crate) shutdown: Shutdown,
     pub(crate) metrics: Metrics,
-    pub(crate) slots: Arc<Slots>,
 }
 
 impl<S> fmt::Debug for Context<S> {
@@ -43,12 +41,11 @@ pub(crate) struct Session<S: IdentitySource> {
     caller: S::Caller,
     attest_again: SystemTime,
     subscription: Option<Subscription>,
-    _slot: Slot,
     _open: Open,
 }
 
 impl<S: IdentitySource> Session<S> {
-    /// Takes a place for the call, then finds out who is calling.
+    /// Finds out who is calling.
     pub(crate) async fn open(
         context: &Arc<Context<S>>,
         method: Method,
@@ -56,17 +53,11 @@ impl<S: IdentitySource> Session<S> {
     ) -> Result<Self, Refusal> {
         let peer = extensions.get::<Arc<Peer>>().ok_or(Refusal::NoPeer);
         let peer = Arc::clone(peer.inspect_err(|refusal| context.refused(method, None, refusal))?);
-        let opened = async {
-            let slot = context.slots.take(peer.pid())?;
-            let caller = tokio::select! {
-                () = context.shutdown.requested() => Err(Refusal::ShuttingDown),
-                caller = context.source.attest(&peer) => caller.map_err(Refusal::Attest),
-            }?;
-            Ok((slot, caller))
-        };
-        let (slot, caller) = opened
-            .await
-            .inspect_err(|refusal| context.refused(method, Some(&peer), refusal))?;
+        let caller = tokio::select! {
+            () = context.shutdown.requested() => Err(Refusal::ShuttingDown),
+            caller = context.source.attest(&peer) => caller.map_err(Refusal::Attest),
+        }
+        .inspect_err(|refusal| context.refused(method, Some(&peer), refusal))?;
         Ok(Self {
             context: Arc::clone(context),
             method,
@@ -74,7 +65,6 @@ impl<S: IdentitySource> Session<S> {
             caller,
             attest_again: context.clock.now() + context.options.reattest_every,
             subscription: None,
-            _slot: slot,
             _open: context.metrics.opened(method),
         })
     }
@@ -127,7 +117,7 @@ impl<S> Context<S> {
         let (pid, uid) = peer.map_or((None, None), |peer| (Some(peer.pid()), Some(peer.uid())));
         let method = method.name();
         match refusal {
-            Refusal::Attest(_) | Refusal::JwtFetch(_) | Refusal::TooManyCalls => warn!(
+            Refusal::Attest(_) | Refusal::JwtFetch(_) => warn!(
                 rpc.method = method, peer.pid = pid, peer.uid = uid, error.reason = reason,
                 error = %report::chain(refusal), "Could not serve a workload"
             ),

@@ -35,8 +35,6 @@ pub(crate) enum Refusal {
     NotAuthorized(String),
     #[error("a request may name at most {0} resources")]
     TooManyNames(usize),
-    #[error("too many calls are open")]
-    TooManyCalls,
     #[error("the agent is shutting down")]
     ShuttingDown,
     #[error("fetching WIT-SVIDs is not implemented")]
@@ -67,7 +65,6 @@ impl Refusal {
             }
             // Workload API 5.2.1, 5.2.2, 6.2.1, 6.2.2: nothing to give.
             Self::NoIdentity => Code::PermissionDenied,
-            Self::TooManyCalls => Code::ResourceExhausted,
             // Workload API 7: without the profile, every RPC of it is unimplemented.
             Self::NoWitSvids | Self::NoWitBundles | Self::NoSuchMethod | Self::NoDelta => {
                 Code::Unimplemented
@@ -90,7 +87,6 @@ impl Refusal {
             Self::Claim => "claim_not_a_value",
             Self::NotAuthorized(_) => "not_authorized",
             Self::TooManyNames(_) => "too_many_names",
-            Self::TooManyCalls => "too_many_calls",
             Self::ShuttingDown => "shutting_down",
             Self::NoWitSvids | Self::NoWitBundles | Self::NoSuchMethod | Self::NoDelta => {
                 "not_implemented"

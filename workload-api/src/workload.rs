@@ -23,7 +23,6 @@ use tonic::server::{Grpc, NamedService};
 use tower::{Service, service_fn};
 
 use crate::codec::Encoded;
-use crate::limits::MAX_WORKLOAD_REQUEST;
 use crate::metrics::Method;
 use crate::options::SocketOptions;
 use crate::session::{Context, Session};
@@ -35,6 +34,9 @@ mod jwt;
 
 /// The service without a package, as the standard's proto has it.
 pub(crate) const NAME: &str = "SpiffeWorkloadAPI";
+
+/// Larger requests are refused unread: no workload needs more.
+const MAX_REQUEST: usize = 64 * 1024;
 
 const SECURITY_HEADER: &str = "workload.spiffe.io";
 
@@ -123,7 +125,7 @@ fn refuse<S>(context: &Context<S>, method: Method, refusal: Refusal) -> http::Re
 
 fn grpc<R: Message + Default + 'static>() -> Grpc<Encoded<R>> {
     // No `accept_compressed`: a compressed request is refused, so no small one can grow large here.
-    Grpc::new(Encoded::new()).max_decoding_message_size(MAX_WORKLOAD_REQUEST)
+    Grpc::new(Encoded::new()).max_decoding_message_size(MAX_REQUEST)
 }
 
 async fn unary<R, F>(
