@@ -149,3 +149,6 @@ impl Bundle {
         to_pem(self.certificates())
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -86,3 +86,6 @@ impl Entry {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

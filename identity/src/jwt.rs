@@ -122,3 +122,6 @@ impl JwtError {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -61,3 +61,6 @@ impl KeyError {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -16,3 +16,6 @@ pub mod spiffe_id;
 pub mod trust_domain;
 pub mod validity;
 pub mod x509;
+
+#[cfg(test)]
+mod testing;

@@ -173,3 +173,6 @@ impl SelectorError {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -343,3 +343,6 @@ impl SpiffeIdError {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -139,3 +139,6 @@ impl TrustDomainError {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

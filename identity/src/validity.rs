@@ -137,3 +137,6 @@ impl Schedule {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -19,3 +19,6 @@ pub use csr::{Csr, CsrError, MAX_CSR_BYTES};
 pub use extensions::KeyUsage;
 pub use leaf::{LeafError, check_leaf, check_peer_leaf};
 pub use svid::{SvidError, X509Svid};
+
+#[cfg(test)]
+mod tests;

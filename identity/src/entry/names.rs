@@ -146,11 +146,12 @@ impl HintError {
 /// A DNS name for an X509-SVID, with a wildcard in place of the left-most label at most.
 ///
 /// Labels have 1 to 63 letters, digits, dashes or underscores, no dash at either end, and dashes
-/// in the third and fourth place only in the form `xn--…`; the name has at most 253 bytes and no
-/// dot at its end. The case is kept. Cheap to clone.
+/// in the third and fourth place only in the form `xn--…`; the name has at most 253 bytes, no dot
+/// at its end, and a letter or dash in its last label, so that it is no address. The case is kept.
+/// Cheap to clone.
 ///
-/// SPIRE also lets spaces and other printable characters pass. No TLS library matches such a name
-/// and some refuse the whole certificate, so they are refused here.
+/// SPIRE also lets numbers, spaces and other printable characters pass. TLS libraries do not match
+/// such names, and some refuse the whole certificate, so they are refused here.
 #[derive(Clone, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct DnsName(Arc<str>);
 
@@ -178,7 +179,9 @@ impl DnsName {
         if name.len() > MAX_DNS_NAME_BYTES {
             return Err(DnsNameError::TooLong);
         }
-        if !labels.split('.').all(is_label) {
+        // RFC 1123 2.1: a host name is told from an address by its last label.
+        let is_address = |label: &str| label.bytes().all(|b| b.is_ascii_digit());
+        if !labels.split('.').all(is_label) || labels.rsplit('.').next().is_some_and(is_address) {
             return Err(DnsNameError::Label);
         }
         Ok(Self(name.into()))
@@ -226,7 +229,7 @@ pub enum DnsNameError {
     /// The name is above [`MAX_DNS_NAME_BYTES`].
     #[error("idna error: name is longer than {MAX_DNS_NAME_BYTES} bytes")]
     TooLong,
-    /// A label is empty, too long, or has odd characters or dashes.
+    /// A label is empty, too long, has odd characters or dashes, or makes the name an address.
     #[error("idna error: invalid label")]
     Label,
 }

@@ -10,6 +10,7 @@ use aws_lc_rs::{
     },
 };
 use base64::{Engine, engine::general_purpose::STANDARD};
+use x509_parser::{der_parser::asn1_rs::Any, prelude::FromDer};
 use zeroize::Zeroizing;
 
 use super::{KeyAlgorithm, KeyError, PublicKey};
@@ -37,6 +38,10 @@ impl PrivateKey {
     pub fn from_pkcs8_der(der: Zeroizing<Vec<u8>>) -> Result<Self, KeyError> {
         if der.len() > MAX_PKCS8_BYTES {
             return Err(KeyError::TooLarge);
+        }
+        // The parsers below pass over whatever follows the document.
+        if !Any::from_der(&der).is_ok_and(|(rest, _)| rest.is_empty()) {
+            return Err(KeyError::Malformed);
         }
         let public = PublicKey::from_spki_der(&spki_of(&der)?)?;
         Ok(Self { pkcs8: der, public })

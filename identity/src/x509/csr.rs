@@ -1,11 +1,8 @@
 //! Certificate signing requests (PKCS#10, RFC 2986).
 
 use x509_parser::{
-    certification_request::X509CertificationRequest,
-    der_parser::{Oid, oid},
-    extensions::ParsedExtension,
-    prelude::FromDer,
-    x509::X509Version,
+    certification_request::X509CertificationRequest, der_parser::asn1_rs::Any,
+    extensions::ParsedExtension, prelude::FromDer, x509::X509Version,
 };
 
 use super::extensions::Names;
@@ -36,8 +33,8 @@ impl Csr {
             return Err(CsrError::TrailingData);
         }
         let info = &csr.certification_request_info;
-        // RFC 2986 4.1: the only version is 0.
-        if info.version != X509Version::V1 {
+        // RFC 2986 4.1: the only version is 0. A signature is whole bytes.
+        if info.version != X509Version::V1 || csr.signature_value.unused_bits != 0 {
             return Err(CsrError::Malformed);
         }
         let public_key =
@@ -45,8 +42,13 @@ impl Csr {
         public_key
             .check_for_issuance()
             .map_err(CsrError::PublicKey)?;
-        let scheme =
-            scheme_of(&csr.signature_algorithm.algorithm).ok_or(CsrError::SignatureAlgorithm)?;
+        // What follows the signed part begins with the algorithm's identifier.
+        let (_, outer) = Any::from_der(der).or(Err(CsrError::Malformed))?;
+        let tail = outer
+            .data
+            .strip_prefix(info.raw)
+            .ok_or(CsrError::Malformed)?;
+        let scheme = scheme_of(tail).ok_or(CsrError::SignatureAlgorithm)?;
         public_key
             .verify(scheme, info.raw, &csr.signature_value.data)
             .map_err(CsrError::Signature)?;
@@ -78,20 +80,43 @@ impl Csr {
     }
 }
 
-/// The scheme behind a signature algorithm's identifier.
-fn scheme_of(algorithm: &Oid<'_>) -> Option<SignatureScheme> {
-    let known: [(Oid<'static>, SignatureScheme); 7] = [
-        (oid!(1.2.840.10045.4.3.2), SignatureScheme::EcdsaSha256Der),
-        (oid!(1.2.840.10045.4.3.3), SignatureScheme::EcdsaSha384Der),
-        (oid!(1.2.840.10045.4.3.4), SignatureScheme::EcdsaSha512Der),
-        (oid!(1.2.840.113549.1.1.11), SignatureScheme::RsaPkcs1Sha256),
-        (oid!(1.2.840.113549.1.1.12), SignatureScheme::RsaPkcs1Sha384),
-        (oid!(1.2.840.113549.1.1.13), SignatureScheme::RsaPkcs1Sha512),
-        (oid!(1.3.101.112), SignatureScheme::Ed25519),
+/// The scheme whose AlgorithmIdentifier stands at the start of `der`: one exact encoding each
+/// (RFC 5758 3.2, RFC 8017 A.2.4, RFC 8410 3), parameters included.
+fn scheme_of(der: &[u8]) -> Option<SignatureScheme> {
+    use SignatureScheme::{
+        EcdsaSha256Der, EcdsaSha384Der, EcdsaSha512Der, Ed25519, RsaPkcs1Sha256, RsaPkcs1Sha384,
+        RsaPkcs1Sha512,
+    };
+    let known: [(&[u8], SignatureScheme); 7] = [
+        (
+            b"\x30\x0a\x06\x08\x2a\x86\x48\xce\x3d\x04\x03\x02",
+            EcdsaSha256Der,
+        ),
+        (
+            b"\x30\x0a\x06\x08\x2a\x86\x48\xce\x3d\x04\x03\x03",
+            EcdsaSha384Der,
+        ),
+        (
+            b"\x30\x0a\x06\x08\x2a\x86\x48\xce\x3d\x04\x03\x04",
+            EcdsaSha512Der,
+        ),
+        (
+            b"\x30\x0d\x06\x09\x2a\x86\x48\x86\xf7\x0d\x01\x01\x0b\x05\x00",
+            RsaPkcs1Sha256,
+        ),
+        (
+            b"\x30\x0d\x06\x09\x2a\x86\x48\x86\xf7\x0d\x01\x01\x0c\x05\x00",
+            RsaPkcs1Sha384,
+        ),
+        (
+            b"\x30\x0d\x06\x09\x2a\x86\x48\x86\xf7\x0d\x01\x01\x0d\x05\x00",
+            RsaPkcs1Sha512,
+        ),
+        (b"\x30\x05\x06\x03\x2b\x65\x70", Ed25519),
     ];
     known
         .into_iter()
-        .find(|(oid, _)| oid == algorithm)
+        .find(|(encoding, _)| der.starts_with(encoding))
         .map(|(_, scheme)| scheme)
 }
 
