@@ -103,6 +103,13 @@ impl Schedule {
         }
     }
 
+    /// Plans the renewal for the moment when no more than `left` of the lifetime remains.
+    pub fn before_end(validity: Validity, left: Duration) -> Self {
+        let wait = validity.lifetime().saturating_sub(left);
+        let due = validity.not_before() + wait;
+        Self { validity, due }
+    }
+
     /// Plans the first renewal after a start: `spread` of the way (0 is now, 1 or more is half
     /// life) between `now` and half life, so that SVIDs restored together are not renewed together.
     pub fn restored(validity: Validity, now: SystemTime, spread: f64) -> Self {
