@@ -1,5 +1,6 @@
 //! The agent: proves which node it is, and gets identities for the workloads that it attests.
 
+pub mod attest;
 pub mod custody;
 pub mod state;
 pub mod upstream;
