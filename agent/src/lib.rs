@@ -2,5 +2,7 @@
 
 pub mod attest;
 pub mod custody;
+pub mod keys;
+pub mod rotation;
 pub mod state;
 pub mod upstream;

@@ -1,0 +1,88 @@
+//! Keys of workloads.
+//!
+//! Every X509-SVID gets a key of its own, made on this node; the server sees the public half only.
+
+use std::sync::Arc;
+
+use identity::key::{KeyAlgorithm, PrivateKey};
+use identity::spiffe_id::SpiffeId;
+use rcgen::string::Ia5String;
+use rcgen::{CertificateParams, DnType, KeyPair, RsaKeySize, SanType};
+use zeroize::Zeroizing;
+
+/// A new key and the request to have it certified.
+#[derive(Debug)]
+pub struct WorkloadKey {
+    pub key: Arc<PrivateKey>,
+    /// The certificate signing request, DER.
+    pub csr: Vec<u8>,
+}
+
+/// Why no key was made.
+#[derive(Debug, thiserror::Error)]
+pub enum WorkloadKeyError {
+    /// The algorithm is none that the agent makes keys of.
+    #[error("workload keys of the type `{0:?}` are not supported")]
+    Algorithm(KeyAlgorithm),
+    #[error("could not generate a key")]
+    Generate(#[source] rcgen::Error),
+    #[error("could not use the generated key")]
+    Key(#[source] identity::key::KeyError),
+    #[error("could not write the certificate signing request")]
+    Request(#[source] rcgen::Error),
+}
+
+impl WorkloadKeyError {
+    /// The stable label of metrics and logs.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Algorithm(_) => "key_algorithm",
+            Self::Generate(_) => "key_generation",
+            Self::Key(_) => "key_use",
+            Self::Request(_) => "csr",
+        }
+    }
+}
+
+/// Makes a key and a request that names the SPIFFE ID. Takes long for RSA.
+pub fn new_workload_key(
+    algorithm: KeyAlgorithm,
+    id: &SpiffeId,
+) -> Result<WorkloadKey, WorkloadKeyError> {
+    let pair = generate(algorithm)?;
+    let csr = request(&pair, id).map_err(WorkloadKeyError::Request)?;
+    let key = PrivateKey::from_pkcs8_der(Zeroizing::new(pair.serialize_der()))
+        .map_err(WorkloadKeyError::Key)?;
+    Ok(WorkloadKey {
+        key: Arc::new(key),
+        csr,
+    })
+}
+
+fn generate(algorithm: KeyAlgorithm) -> Result<KeyPair, WorkloadKeyError> {
+    match algorithm {
+        KeyAlgorithm::EcP256 => KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256),
+        KeyAlgorithm::EcP384 => KeyPair::generate_for(&rcgen::PKCS_ECDSA_P384_SHA384),
+        KeyAlgorithm::Rsa(2048) => {
+            KeyPair::generate_rsa_for(&rcgen::PKCS_RSA_SHA256, RsaKeySize::_2048)
+        }
+        KeyAlgorithm::Rsa(4096) => {
+            KeyPair::generate_rsa_for(&rcgen::PKCS_RSA_SHA256, RsaKeySize::_4096)
+        }
+        other => return Err(WorkloadKeyError::Algorithm(other)),
+    }
+    .map_err(WorkloadKeyError::Generate)
+}
+
+fn request(pair: &KeyPair, id: &SpiffeId) -> Result<Vec<u8>, rcgen::Error> {
+    let mut params = CertificateParams::default();
+    // What SPIRE's agent writes; servers take the public key alone.
+    params.distinguished_name.push(DnType::CountryName, "US");
+    params
+        .distinguished_name
+        .push(DnType::OrganizationName, "SPIRE");
+    params
+        .subject_alt_names
+        .push(SanType::URI(Ia5String::try_from(id.as_str())?));
+    Ok(params.serialize_request(pair)?.der().to_vec())
+}
