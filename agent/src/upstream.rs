@@ -3,6 +3,9 @@
 //! The trait is a process boundary: `grpc` speaks SPIRE's protocol behind it, tests put an in-process
 //! signer there. Nothing above it knows protobuf, and nothing below it knows the cache.
 
+#[cfg(test)]
+pub(crate) mod fake;
+
 use std::collections::BTreeMap;
 use std::error::Error;
 use std::future::Future;

@@ -1,0 +1,382 @@
+//! Performs what [`State`] decides.
+//!
+//! The state stands under one lock that is never held across an await: a subscriber whose SVIDs are
+//! there is answered in the same call, and no queue stands between an event and its effect.
+
+mod jwt;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use identity::bundle::Bundle;
+use identity::entry::Entry;
+use identity::key::{KeyAlgorithm, PrivateKey};
+use identity::selector::Selectors;
+use identity::trust_domain::TrustDomain;
+use identity::x509::{Certificate, X509Svid};
+use parking_lot::Mutex;
+use runtime::clock::Clock;
+use runtime::random;
+use runtime::report;
+use runtime::shutdown::Shutdown;
+use runtime::tasks::TaskGroup;
+use tokio::sync::{Notify, mpsc, watch};
+use tracing::{debug, info, warn};
+use workload_api::source::{Bundles, Subscription, Update};
+
+use super::flights::Flights;
+use super::metrics::{Outcome, SvidKind};
+use super::signing::BatchId;
+use super::{Action, Capacity, Census, Event, Metrics, Refused, Signed, State};
+use crate::keys::{self, WorkloadKey};
+use crate::rotation::Strategy;
+use crate::upstream::{Denial, EntrySet, Refusal, SigningRequest, Upstream, UpstreamError};
+
+/// Up to how many elliptic-curve keys are made without leaving the runtime's thread.
+const KEYS_INLINE: usize = 8;
+/// Subscribers are swept when they are this many more than twice those left by the last sweep.
+const SWEEP_MARGIN: usize = 64;
+/// Up to how much later than its backoff a failed request is repeated.
+const SPREAD: Duration = Duration::from_secs(1);
+
+/// How the cache behaves.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    pub capacity: Capacity,
+    /// The algorithm of workloads' X.509 keys.
+    pub key_algorithm: KeyAlgorithm,
+    pub rotation: Strategy,
+    /// How long a caller waits for a fresh JWT-SVID while a valid one is cached.
+    pub jwt_hit_timeout: Duration,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            capacity: Capacity::default(),
+            key_algorithm: KeyAlgorithm::EcP256,
+            rotation: Strategy::default(),
+            // SPIRE waits 30 s, longer than most clients do.
+            jwt_hit_timeout: Duration::from_secs(2),
+        }
+    }
+}
+
+/// What the cache works with.
+#[derive(Debug)]
+pub struct Deps<U> {
+    pub upstream: Arc<U>,
+    pub clock: Clock,
+    pub tasks: TaskGroup,
+    pub metrics: Metrics,
+    /// Where denials of this agent go: whoever owns its life cycle acts on them.
+    pub denials: mpsc::Sender<Denial>,
+}
+
+/// The cache at work.
+#[derive(Debug)]
+pub struct Driver<U> {
+    deps: Deps<U>,
+    options: Options,
+    inner: Mutex<Inner>,
+    flights: Flights,
+    alarm: watch::Sender<Option<SystemTime>>,
+    own_bundle: watch::Sender<Arc<Bundle>>,
+    bundles_wanted: Arc<Notify>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    state: State,
+    streams: BTreeMap<Selectors, watch::Sender<Option<Arc<Update>>>>,
+    // How many streams the last sweep left.
+    swept: usize,
+    ended: bool,
+}
+
+impl<U: Upstream> Driver<U> {
+    /// Sets the cache up; [`Driver::run`] keeps its time.
+    pub fn new(own: Arc<Bundle>, options: Options, deps: Deps<U>) -> Arc<Self> {
+        let inner = Inner {
+            state: State::new(Arc::clone(&own), options.capacity),
+            streams: BTreeMap::new(),
+            swept: 0,
+            ended: false,
+        };
+        Arc::new(Self {
+            deps,
+            options,
+            inner: Mutex::new(inner),
+            flights: Flights::default(),
+            alarm: watch::Sender::new(None),
+            own_bundle: watch::Sender::new(own),
+            bundles_wanted: Arc::default(),
+        })
+    }
+
+    /// Renews and withdraws SVIDs at their times, until shutdown; then ends every stream.
+    pub async fn run(self: Arc<Self>, shutdown: Shutdown) {
+        let mut alarm = self.alarm.subscribe();
+        loop {
+            let next = *alarm.borrow_and_update();
+            let rings = async {
+                match next {
+                    Some(at) => self.deps.clock.sleep_until(at).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = shutdown.requested() => break,
+                // The sender lives in `self`.
+                _ = alarm.changed() => {}
+                () = rings => self.apply(Event::TimePassed),
+            }
+        }
+        let mut inner = self.inner.lock();
+        inner.ended = true;
+        inner.streams.clear();
+    }
+
+    /// Follows what callers with these selectors may have.
+    pub fn subscribe(self: &Arc<Self>, selectors: &Selectors) -> Subscription {
+        let mut inner = self.inner.lock();
+        if inner.streams.len() > 2 * inner.swept + SWEEP_MARGIN {
+            self.sweep_locked(&mut inner);
+        }
+        if inner.ended {
+            return Subscription::new(watch::channel(None).1);
+        }
+        let stream = inner
+            .streams
+            .entry(selectors.clone())
+            .or_insert_with(|| watch::Sender::new(None));
+        let updates = stream.subscribe();
+        self.apply_locked(&mut inner, Event::Joined(selectors.clone()));
+        Subscription::new(updates)
+    }
+
+    /// The bundles that callers with these selectors may see now.
+    pub fn bundles_of(&self, selectors: &Selectors) -> Arc<Bundles> {
+        self.inner.lock().state.bundles_of(selectors)
+    }
+
+    /// The entries that callers with these selectors match.
+    pub fn entries_of(&self, selectors: &Selectors) -> Vec<Arc<Entry>> {
+        self.inner.lock().state.entries_of(selectors)
+    }
+
+    /// Takes what a synchronization brought. The bundles come first, so that no SVID is served
+    /// whose authority the workload has not seen.
+    pub fn synced(
+        self: &Arc<Self>,
+        bundles: (Arc<Bundle>, BTreeMap<TrustDomain, Arc<Bundle>>),
+        entries: EntrySet,
+    ) {
+        let mut inner = self.inner.lock();
+        self.take_bundles(&mut inner, bundles);
+        self.apply_locked(&mut inner, Event::Synced(entries));
+        self.sweep_locked(&mut inner);
+    }
+
+    /// Follows the bundle of the agent's own trust domain.
+    pub fn own_bundle(&self) -> watch::Receiver<Arc<Bundle>> {
+        self.own_bundle.subscribe()
+    }
+
+    /// Waits until an SVID was signed by an authority that the bundles do not have.
+    pub async fn bundles_wanted(&self) {
+        self.bundles_wanted.notified().await;
+    }
+
+    /// How much the cache holds.
+    pub fn census(&self) -> Census {
+        self.inner.lock().state.census()
+    }
+
+    /// Lets the owner of the life cycle know what the server said about this agent.
+    ///
+    /// A ban takes effect here at once: whatever becomes of the process, nothing is served any more.
+    pub fn denied(self: &Arc<Self>, denial: Denial) {
+        warn!(error.reason = denial.reason(), "Server denied this agent");
+        if denial == Denial::Banned {
+            self.apply(Event::Banned);
+        }
+        // A full queue means that the owner already has something to act on.
+        let _ = self.deps.denials.try_send(denial);
+    }
+
+    fn apply(self: &Arc<Self>, event: Event) {
+        self.apply_locked(&mut self.inner.lock(), event);
+    }
+
+    fn apply_locked(self: &Arc<Self>, inner: &mut Inner, event: Event) {
+        let now = self.deps.clock.now();
+        for action in inner.state.apply(event, now) {
+            self.perform(inner, action);
+        }
+        let alarm = inner.state.alarm(now);
+        self.alarm
+            .send_if_modified(|current| std::mem::replace(current, alarm) != alarm);
+        self.deps.metrics.show(inner.state.census());
+    }
+
+    fn take_bundles(
+        self: &Arc<Self>,
+        inner: &mut Inner,
+        (own, federated): (Arc<Bundle>, BTreeMap<TrustDomain, Arc<Bundle>>),
+    ) {
+        self.apply_locked(inner, Event::Bundles { own, federated });
+        let own = inner.state.own_bundle();
+        self.own_bundle.send_if_modified(|known| {
+            let changed = **known != **own;
+            if changed {
+                known.clone_from(own);
+            }
+            changed
+        });
+    }
+
+    fn perform(self: &Arc<Self>, inner: &Inner, action: Action) {
+        match action {
+            Action::Sign { batch, entries } => {
+                self.deps
+                    .tasks
+                    .spawn("agent.sign", Arc::clone(self).sign(batch, entries));
+            }
+            Action::Publish { subscriber, update } => {
+                if let Some(stream) = inner.streams.get(&subscriber) {
+                    stream.send_replace(Some(update));
+                }
+            }
+            Action::Withdraw { subscriber } => {
+                if let Some(stream) = inner.streams.get(&subscriber) {
+                    stream.send_replace(None);
+                }
+            }
+            Action::FetchBundles => self.bundles_wanted.notify_one(),
+            Action::Expired {
+                entry_id,
+                spiffe_id,
+            } => {
+                self.deps.metrics.count_expired();
+                warn!(spiffe.id = %spiffe_id, entry.id = %entry_id, "X509-SVID expired before it was renewed");
+            }
+        }
+    }
+
+    /// Forgets the subscribers whose streams have all ended.
+    fn sweep_locked(self: &Arc<Self>, inner: &mut Inner) {
+        let idle = |(selectors, stream): (&Selectors, &watch::Sender<_>)| {
+            (stream.receiver_count() == 0).then(|| selectors.clone())
+        };
+        let left: Vec<_> = inner.streams.iter().filter_map(idle).collect();
+        for selectors in left {
+            inner.streams.remove(&selectors);
+            self.apply_locked(inner, Event::Left(selectors));
+        }
+        inner.swept = inner.streams.len();
+    }
+
+    async fn sign(self: Arc<Self>, batch: BatchId, entries: Vec<Arc<Entry>>) {
+        let count = entries.len();
+        debug!(count, "Requesting X509-SVIDs");
+        let asked = self.new_keys(entries).await;
+        let requests = asked.iter().map(Asked::request).collect();
+        match self.deps.upstream.sign_x509(requests).await {
+            Ok(answers) => {
+                let answers = asked
+                    .into_iter()
+                    .zip(answers)
+                    .map(|(asked, answer)| (asked.entry.id.clone(), self.judge(asked, answer)))
+                    .collect();
+                self.apply(Event::Answered { batch, answers });
+            }
+            Err(error) => {
+                let issued = &self.deps.metrics;
+                issued.count(SvidKind::X509, Outcome::Failed, count);
+                let chain = report::chain(&error);
+                warn!(error.reason = error.reason(), error = %chain, count, "Could not request X509-SVIDs");
+                let spread = random::jitter(SPREAD);
+                self.apply(Event::Unanswered { batch, spread });
+                if let UpstreamError::Denied(denial) = error {
+                    self.denied(denial);
+                }
+            }
+        }
+    }
+
+    /// Makes a key for each entry. An entry without one is left out, and so counts as refused.
+    async fn new_keys(&self, entries: Vec<Arc<Entry>>) -> Vec<Asked> {
+        let algorithm = self.options.key_algorithm;
+        let is_quick = matches!(algorithm, KeyAlgorithm::EcP256 | KeyAlgorithm::EcP384);
+        let inline = is_quick && entries.len() <= KEYS_INLINE;
+        let make = move || -> Vec<_> {
+            let asked = entries
+                .into_iter()
+                .map(|entry| Asked::new(algorithm, entry));
+            asked.flatten().collect()
+        };
+        if inline {
+            make()
+        } else {
+            tokio::task::spawn_blocking(make).await.unwrap_or_default()
+        }
+    }
+
+    fn judge(
+        &self,
+        asked: Asked,
+        answer: Result<Vec<Certificate>, Refusal>,
+    ) -> Result<Signed, Refused> {
+        let Asked { entry, key, .. } = asked;
+        let outcome = |outcome| self.deps.metrics.count(SvidKind::X509, outcome, 1);
+        let refused = || {
+            outcome(Outcome::Refused);
+            let spread = random::jitter(SPREAD);
+            Refused { spread }
+        };
+        let chain = answer.map_err(|refusal| {
+            warn!(spiffe.id = %entry.spiffe_id, entry.id = %entry.id, rpc.code = %refusal.code, error = %refusal, "Server refused an X509-SVID");
+            refused()
+        })?;
+        // X509-SVID 5.2, and the key must be the one made here: what fails here is served to nobody.
+        let svid = X509Svid::new(chain, key).map_err(|error| {
+            let chain = report::chain(&error);
+            warn!(spiffe.id = %entry.spiffe_id, entry.id = %entry.id, error.reason = error.reason(), error = %chain, "Server issued a malformed X509-SVID");
+            refused()
+        })?;
+        outcome(Outcome::Issued);
+        let serial = svid.leaf().serial_decimal();
+        info!(spiffe.id = %svid.id(), entry.id = %entry.id, svid.kind = "x509", svid.serial = %serial, "Obtained X509-SVID");
+        let schedule = self.options.rotation.plan(svid.validity(), random::jitter);
+        Ok(Signed { svid, schedule })
+    }
+}
+
+/// A request for an X509-SVID, and the key that it is for.
+struct Asked {
+    entry: Arc<Entry>,
+    key: Arc<PrivateKey>,
+    csr: Vec<u8>,
+}
+
+impl Asked {
+    fn new(algorithm: KeyAlgorithm, entry: Arc<Entry>) -> Option<Self> {
+        match keys::new_workload_key(algorithm, &entry.spiffe_id) {
+            Ok(WorkloadKey { key, csr }) => Some(Self { entry, key, csr }),
+            Err(error) => {
+                let chain = report::chain(&error);
+                warn!(entry.id = %entry.id, error.reason = error.reason(), error = %chain, "Could not make a workload key");
+                None
+            }
+        }
+    }
+
+    fn request(&self) -> SigningRequest {
+        SigningRequest {
+            entry_id: self.entry.id.clone(),
+            csr: self.csr.clone(),
+        }
+    }
+}
