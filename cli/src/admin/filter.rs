@@ -111,8 +111,14 @@ pub(super) fn date(text: &str) -> Result<(), Failure> {
 
 /// The number that stands for a part of the layout (0 for a separator), and what follows it.
 fn part_of<'t>(part: &str, text: &'t str) -> Option<(u32, &'t str)> {
-    if matches!(part, "-" | ":" | " ") {
-        return text.strip_prefix(part).map(|rest| (0, rest));
+    match part {
+        "-" | ":" => return text.strip_prefix(part).map(|rest| (0, rest)),
+        // Go takes one space or more, and none at the end of the text.
+        " " if text.is_empty() || text.starts_with(' ') => {
+            return Some((0, text.trim_start_matches(' ')));
+        }
+        " " => return None,
+        _ => {}
     }
     let (taken, rest) = text.split_at_checked(part.len())?;
     let digits = match part.starts_with('-') {
@@ -155,6 +161,10 @@ mod tests {
         assert_eq!(
             complaint("bogus"),
             "date is not valid: parsing time \"bogus\" as \"2006-01-02 15:04:05 -0700 -07\": cannot parse \"bogus\" as \"2006\""
+        );
+        assert_eq!(
+            complaint("2099-01-01"),
+            "date is not valid: parsing time \"2099-01-01\" as \"2006-01-02 15:04:05 -0700 -07\": cannot parse \"\" as \"15\""
         );
         assert_eq!(
             complaint("2099-13-01 00:00:00 +0000 +00"),
