@@ -11,10 +11,12 @@
 //! the line.
 
 mod decode;
+pub mod duration;
 mod expand;
 mod json;
 mod lexer;
 mod parser;
+mod problems;
 mod tree;
 
 use std::fmt;
@@ -23,6 +25,7 @@ use std::path::{Path, PathBuf};
 
 use serde::de::DeserializeOwned;
 
+pub use self::problems::{ConfigErrors, Problem, Problems, Warning};
 pub use self::tree::Body;
 
 /// The largest file that is read, and the largest that it may become by expansion.
