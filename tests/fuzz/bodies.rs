@@ -1,0 +1,131 @@
+//! What each fuzz target asserts. The targets call these under libFuzzer; the test `corpora` replays
+//! the stored inputs through them on the stable toolchain.
+//!
+//! A parser must not panic, and what it accepts must come back the same when it is written and read
+//! again.
+
+use std::time::{Duration, SystemTime};
+
+use attestors::node::join_token::Token;
+use attestors::workload::unix::status::Status;
+use identity::bundle::Bundle;
+use identity::jwt::{JwtSvid, validate};
+use identity::spiffe_id::SpiffeId;
+use identity::trust_domain::TrustDomain;
+use identity::x509::{Certificate, Csr, Purpose, check_leaf, check_peer_leaf, verify_peer};
+use runtime::authority::AuthorityFilter;
+
+pub(crate) fn spiffe_id(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else {
+        return;
+    };
+    if let Ok(id) = SpiffeId::parse(text) {
+        assert_eq!(id.as_str(), text);
+        let parts = SpiffeId::from_path(id.trust_domain(), id.path());
+        assert_eq!(parts.as_ref(), Ok(&id));
+        assert!(text.len() <= 2048 && id.trust_domain().name().len() <= 255);
+        assert!(text.bytes().all(|byte| byte.is_ascii_graphic()));
+    }
+    if let Ok(trust_domain) = TrustDomain::parse(text) {
+        assert_eq!(
+            TrustDomain::parse(trust_domain.name()).as_ref(),
+            Ok(&trust_domain)
+        );
+    }
+}
+
+pub(crate) fn bundle_json(data: &[u8]) {
+    let own = trust_domain();
+    if let Ok(bundle) = Bundle::from_spiffe_json(own.clone(), data) {
+        let written = bundle.to_spiffe_json();
+        let again =
+            Bundle::from_spiffe_json(own, written.as_bytes()).expect("our own text is read");
+        assert_eq!(again.to_spiffe_json(), written);
+    }
+}
+
+pub(crate) fn jwt(data: &[u8]) {
+    let Ok(token) = std::str::from_utf8(data) else {
+        return;
+    };
+    let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000);
+    // Nobody can have signed a token for a trust domain without keys.
+    assert!(validate(token, "aud", |_| Some(Bundle::new(trust_domain())), now).is_err());
+    if let Ok(svid) = JwtSvid::parse_unverified(token) {
+        assert_eq!(svid.token(), token);
+        assert!(!svid.audience().is_empty());
+        assert!(!format!("{svid:?}").contains(token), "a token shows itself");
+    }
+}
+
+pub(crate) fn csr(data: &[u8]) {
+    if let Ok(csr) = Csr::parse_and_verify(data) {
+        assert!(data.len() <= identity::x509::MAX_CSR_BYTES);
+        assert!(csr.public_key().check_for_issuance().is_ok());
+    }
+}
+
+pub(crate) fn x509_leaf(data: &[u8]) {
+    let Ok(certificate) = Certificate::parse(data) else {
+        return;
+    };
+    assert_eq!(certificate.der().as_ref(), data);
+    if let Ok(id) = check_leaf(&certificate) {
+        assert_eq!(check_peer_leaf(&certificate).as_ref().ok(), Some(&id));
+        assert!(id.has_path() && !certificate.is_ca());
+    }
+    let now = certificate.validity().not_before();
+    let bundle = |trust_domain: &TrustDomain| Some(Bundle::new(trust_domain.clone()));
+    assert!(verify_peer(&[certificate], Purpose::ServerAuth, bundle, now).is_err());
+}
+
+pub(crate) fn hcl(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else {
+        return;
+    };
+    if let Ok(document) = runtime::config::parse(text) {
+        // A decoder that asks for one key walks the whole tree for the unknown ones.
+        let _ = document
+            .body()
+            .decode::<std::collections::BTreeMap<String, String>>();
+    }
+}
+
+pub(crate) fn attestation_payload(data: &[u8]) {
+    if let Ok(token) = Token::parse(data) {
+        assert_eq!(token.payload(), data);
+        let id = attestors::node::join_token::agent_id(&trust_domain(), &token);
+        assert!(id.is_ok_and(|id| id.is_agent()));
+        // A short token may be part of the type's name.
+        let shown = token.reveal().len() > 16 && format!("{token:?}").contains(token.reveal());
+        assert!(!shown, "a token shows itself");
+    }
+}
+
+pub(crate) fn proc_texts(data: &[u8]) {
+    let _ = Status::parse(data);
+    let _ = runtime::unix::start_time_in_stat(data);
+}
+
+/// The first byte says how the rest is cut: what the filter does must not depend on it.
+pub(crate) fn authority_filter(data: &[u8]) {
+    let Some((cut, bytes)) = data.split_first() else {
+        return;
+    };
+    let (mut whole, mut pieces) = (bytes.to_vec(), bytes.to_vec());
+    AuthorityFilter::new().apply(&mut whole);
+    let mut filter = AuthorityFilter::new();
+    for piece in pieces.chunks_mut(usize::from(*cut).max(1)) {
+        filter.apply(piece);
+    }
+    assert_eq!(whole, pieces);
+    let changed = whole.iter().zip(bytes).filter(|(new, old)| new != old);
+    for (new, old) in changed {
+        // A value becomes `a`, and a length loses its Huffman bit; nothing else changes.
+        assert!(*new == b'a' || *new == *old & 0x7f);
+    }
+}
+
+fn trust_domain() -> TrustDomain {
+    TrustDomain::parse("example.org").expect("a valid name")
+}
