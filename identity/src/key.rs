@@ -3,6 +3,7 @@
 mod file;
 mod private;
 mod public;
+mod weakness;
 
 pub use file::{KeyFileError, MAX_KEY_FILE_BYTES, encode_key_file, parse_key_file};
 pub use private::PrivateKey;

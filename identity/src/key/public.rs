@@ -13,7 +13,10 @@ use x509_parser::{
     x509::SubjectPublicKeyInfo,
 };
 
-use super::{KeyAlgorithm, KeyError};
+use super::{
+    KeyAlgorithm, KeyError,
+    weakness::{has_small_factor, is_roca},
+};
 
 /// The largest SubjectPublicKeyInfo taken, in bytes: RSA 8192 needs about 1 KiB.
 const MAX_SPKI_BYTES: usize = 4096;
@@ -132,12 +135,15 @@ impl PublicKey {
     }
 
     /// Checks that the key may be certified: P-256, P-384, Ed25519, or RSA of 2048 to 4096 bits
-    /// whose exponent is odd and from 65537 to 2^32.
+    /// whose exponent is odd and from 65537 to 2^32, and whose modulus has no known weakness.
     pub fn check_for_issuance(&self) -> Result<(), KeyError> {
         let fit = match (self.0.algorithm, &self.0.material) {
             (KeyAlgorithm::EcP256 | KeyAlgorithm::EcP384 | KeyAlgorithm::Ed25519, _) => true,
             (KeyAlgorithm::Rsa(bits), Material::Rsa { n, e }) => {
-                RSA_BITS_CERTIFIED.contains(&bits) && is_odd(n) && is_sane_exponent(e)
+                RSA_BITS_CERTIFIED.contains(&bits)
+                    && is_sane_exponent(e)
+                    && !has_small_factor(n)
+                    && !is_roca(n)
             }
             _ => false,
         };

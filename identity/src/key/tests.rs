@@ -21,10 +21,14 @@ fn hex(text: &str) -> Vec<u8> {
     hex::decode(text).unwrap()
 }
 
-/// An RSA key of a modulus with so many bits, odd, of no known factors.
+/// An RSA key of a modulus with so many bits and no small factors.
 fn rsa(bits: usize, e: &[u8]) -> Result<PublicKey, KeyError> {
     let mut n = vec![0x5b; bits / 8];
     n[0] |= 0x80;
+    let last = n.len() - 1;
+    while weakness::has_small_factor(&n) {
+        n[last] += 2;
+    }
     PublicKey::from_rsa(&n, e)
 }
 

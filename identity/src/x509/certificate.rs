@@ -197,6 +197,13 @@ pub fn parse_pem_certificates(text: &str) -> Result<Vec<Certificate>, Certificat
         return Err(CertificateError::TooLarge);
     }
     let blocks = pem::parse_many(text).or(Err(CertificateError::Pem))?;
+    // A block that is cut off or misspelt is passed over by the reader; its markers are not.
+    let whole = |marker| text.matches(marker).count() == blocks.len();
+    let last = text.trim_end().lines().next_back().unwrap_or_default();
+    let is_cut = last.starts_with('-') && !last.ends_with("-----");
+    if is_cut || !(whole("-----BEGIN ") && whole("-----END ")) {
+        return Err(CertificateError::Pem);
+    }
     if blocks.is_empty() {
         return Err(CertificateError::NoPem);
     }
@@ -270,6 +277,9 @@ pub enum CertificateError {
     /// An extension appears twice (RFC 5280 4.2).
     #[error("certificate has an extension twice")]
     DuplicateExtension,
+    /// There are more extensions than anybody needs.
+    #[error("certificate has too many extensions")]
+    TooManyExtensions,
     /// The certificate ends before it begins.
     #[error("certificate has no valid lifetime")]
     Validity(#[from] ValidityError),
@@ -298,6 +308,7 @@ impl CertificateError {
             Self::Malformed => "certificate_malformed",
             Self::TrailingData => "certificate_trailing_data",
             Self::DuplicateExtension => "certificate_duplicate_extension",
+            Self::TooManyExtensions => "certificate_too_many_extensions",
             Self::Validity(_) => "certificate_validity",
             Self::PublicKey(error) => error.reason(),
             Self::Pem => "pem_malformed",

@@ -7,6 +7,10 @@ use x509_parser::{
 
 use super::CertificateError;
 
+/// The most extensions in a certificate. Each is compared with all others, and a stranger sends
+/// them before anything is verified.
+const MAX_EXTENSIONS: usize = 64;
+
 /// The tag of a URI among general names (RFC 5280 4.2.1.6).
 const URI_TAG: u32 = 6;
 
@@ -95,6 +99,9 @@ impl Extensions {
         let mut read = Self::default();
         let mut seen = Vec::new();
         for extension in tbs.iter_extensions() {
+            if seen.len() == MAX_EXTENSIONS {
+                return Err(CertificateError::TooManyExtensions);
+            }
             if seen.contains(&&extension.oid) {
                 return Err(CertificateError::DuplicateExtension);
             }

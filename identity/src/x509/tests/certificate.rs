@@ -85,6 +85,44 @@ fn refuses_trailing_data_and_too_much_data() {
 }
 
 #[test]
+fn refuses_more_extensions_than_anybody_needs() {
+    let root = Authority::root("example.org");
+    let issuer = rcgen::Issuer::from_params(&root.params, &root.key);
+    let key = rcgen::KeyPair::generate().unwrap();
+    let mut params = crate::testing::leaf("spiffe://example.org/a");
+    params.custom_extensions = (1..=100)
+        .map(|n| CustomExtension::from_oid_content(&[1, 3, n], vec![5, 0]))
+        .collect();
+    let der = params.signed_by(&key, &issuer).unwrap();
+    assert_eq!(
+        Certificate::parse(der.der()),
+        Err(CertificateError::TooManyExtensions)
+    );
+}
+
+#[test]
+fn a_pem_text_that_was_damaged_does_not_lose_a_certificate() {
+    let text = SPIRE_PEM.repeat(2);
+    assert_eq!(parse_pem_certificates(&text).unwrap().len(), 2);
+    for end in 1..text.trim_end().len() {
+        // Cut between the two, it is a text of one certificate. A lone marker of five dashes is
+        // what a text of one certificate may end with as well.
+        let between = (SPIRE_PEM.trim_end().len()..=SPIRE_PEM.len()).contains(&end);
+        let dashes = end == SPIRE_PEM.len() + 5;
+        let read = parse_pem_certificates(&text[..end]);
+        assert_eq!(read.is_ok(), between || dashes, "cut at {end}");
+    }
+    for at in 0..text.len() {
+        let mut damaged = text.clone().into_bytes();
+        damaged[at] ^= 1;
+        let damaged = String::from_utf8(damaged).unwrap();
+        if let Ok(read) = parse_pem_certificates(&damaged) {
+            assert_eq!(read.len(), 2, "changed at {at}");
+        }
+    }
+}
+
+#[test]
 fn a_list_of_certificates_keeps_its_order_and_its_limit() {
     let certificates: Vec<_> = (0..20)
         .map(|_| Authority::root("example.org").certificate)
