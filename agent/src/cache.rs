@@ -3,11 +3,15 @@
 //! [`State`] decides and does nothing: events go in with the time, actions come out. The
 //! [`driver`] performs the actions and brings their results back as events.
 
+mod authorized;
 pub mod driver;
+mod event;
 mod flights;
 mod index;
+mod issue;
 pub mod jwt;
 mod metrics;
+mod publish;
 mod signing;
 mod slot;
 mod slots;
@@ -17,31 +21,29 @@ mod tests;
 mod trust;
 mod views;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use identity::bundle::Bundle;
-use identity::entry::{Entry, EntryId};
+use identity::entry::Entry;
 use identity::jwt::JwtSvid;
 use identity::selector::Selectors;
-use identity::spiffe_id::SpiffeId;
-use identity::trust_domain::TrustDomain;
 use identity::validity::Schedule;
-use workload_api::source::{Bundles, Identity, Update};
+use workload_api::source::Bundles;
 
+pub use self::event::{Action, Event, Refused};
 use self::index::Index;
 use self::jwt::{JwtKey, JwtSvids};
 pub use self::metrics::Metrics;
 pub use self::signing::BatchId;
 use self::signing::Signing;
 pub use self::slot::Signed;
-use self::slot::{Arrival, Slot, Work};
+use self::slot::Slot;
 use self::slots::Slots;
-use self::subscribers::{Shown, Subscribers};
+use self::subscribers::Subscribers;
 use self::trust::Trust;
 use self::views::Views;
-use crate::upstream::EntrySet;
 
 /// How much the cache may hold. Entries are not limited: the server decides how many there are.
 #[derive(Clone, Copy, Debug)]
@@ -60,64 +62,6 @@ impl Default for Capacity {
             jwt_svids: 1000,
         }
     }
-}
-
-/// What happened.
-#[derive(Debug)]
-pub enum Event {
-    /// The server told all entries of this agent.
-    Synced(EntrySet),
-    /// All bundles as the server has them. Fed before the entries of the same synchronization.
-    Bundles {
-        own: Arc<Bundle>,
-        federated: BTreeMap<TrustDomain, Arc<Bundle>>,
-    },
-    /// The server answered a batch. An entry without an answer counts as refused.
-    Answered {
-        batch: BatchId,
-        answers: BTreeMap<EntryId, Result<Signed, Refused>>,
-    },
-    /// A batch got no answer at all. `spread` is drawn at random, up to the caller.
-    Unanswered { batch: BatchId, spread: Duration },
-    /// Somebody with these selectors opened a stream.
-    Joined(Selectors),
-    /// The last stream with these selectors ended.
-    Left(Selectors),
-    /// The time has come that [`State::alarm`] named, or the clock was set.
-    TimePassed,
-    /// The server banned this agent.
-    Banned,
-}
-
-/// The server did not sign this entry's SVID, or signed what is of no use.
-#[derive(Clone, Copy, Debug)]
-pub struct Refused {
-    /// Added to the wait before the next try; drawn at random.
-    pub spread: Duration,
-}
-
-/// What is to be done.
-#[derive(Debug)]
-pub enum Action {
-    /// Have X509-SVIDs signed, each with a new key, and answer with the same batch id.
-    Sign {
-        batch: BatchId,
-        entries: Vec<Arc<Entry>>,
-    },
-    /// Show this to every stream of the subscriber.
-    Publish {
-        subscriber: Selectors,
-        update: Arc<Update>,
-    },
-    /// Show nothing to the subscriber's new streams until the next update.
-    Withdraw { subscriber: Selectors },
-    /// Fetch the bundles now: an SVID was signed by an authority that they do not have.
-    FetchBundles,
-    /// Tell the operator that an SVID expired before the server renewed it.
-    Expired {
-        entry_id: EntryId,
-        spiffe_id: SpiffeId,
-    },
 }
 
 /// The cache.
@@ -246,312 +190,6 @@ impl State {
         }
     }
 
-    fn join(&mut self, selectors: &Selectors, now: SystemTime) {
-        let matching = self.index.matching(selectors);
-        self.uses += 1;
-        let uses = self.uses;
-        for id in &matching {
-            self.slots.edit(id, now, |slot| {
-                slot.pins.insert(selectors.clone());
-                slot.used = uses;
-            });
-            self.review(id, now);
-        }
-        self.subscribers.insert(selectors, matching);
-        self.changed.insert(selectors.clone());
-    }
-
-    fn leave(&mut self, selectors: &Selectors, now: SystemTime) {
-        let Some(subscriber) = self.subscribers.remove(selectors) else {
-            return;
-        };
-        for id in &subscriber.matching {
-            self.slots.edit(id, now, |slot| slot.pins.remove(selectors));
-            self.review(id, now);
-        }
-    }
-
-    fn sync(&mut self, entries: &EntrySet, now: SystemTime) {
-        if self.phase == Phase::Starting {
-            self.phase = Phase::Synced;
-            self.changed.extend(self.subscribers.keys().cloned());
-        }
-        let gone: Vec<_> = self
-            .slots
-            .ids()
-            .filter(|id| entries.get(id).is_none_or(|entry| entry.store_svid))
-            .cloned()
-            .collect();
-        for id in &gone {
-            self.remove_entry(id);
-        }
-        // A `store_svid` entry is for a store, and never for a socket.
-        for entry in entries.iter().filter(|entry| !entry.store_svid) {
-            self.put_entry(entry, now);
-        }
-        self.signing.resume();
-        let unreachable = |slot: &&Slot| {
-            matches!(
-                slot.work,
-                Work::Retry {
-                    unreachable: true,
-                    ..
-                }
-            )
-        };
-        let postponed: Vec<_> = self
-            .slots
-            .iter()
-            .filter(unreachable)
-            .map(|slot| slot.id().clone())
-            .collect();
-        for id in &postponed {
-            self.slots.edit(id, now, |slot| slot.work = Work::Idle);
-            self.review(id, now);
-        }
-        self.prefetch(now);
-        self.views.sweep();
-    }
-
-    fn remove_entry(&mut self, id: &EntryId) {
-        let Some(slot) = self.slots.remove(id) else {
-            return;
-        };
-        self.index.remove(id);
-        self.jwt.forget(id);
-        if let Work::Queued(ticket) = &slot.work {
-            self.signing.withdraw(ticket);
-        }
-        for selectors in slot.pins {
-            if let Some(subscriber) = self.subscribers.get_mut(&selectors) {
-                subscriber.matching.remove(id);
-            }
-            self.changed.insert(selectors);
-        }
-    }
-
-    fn put_entry(&mut self, entry: &Arc<Entry>, now: SystemTime) {
-        let known = self
-            .slots
-            .get(&entry.id)
-            .map(|slot| Arc::clone(&slot.entry));
-        match &known {
-            Some(old) if Arc::ptr_eq(old, entry) || old == entry => return,
-            Some(_) => {
-                self.jwt.forget(&entry.id);
-                self.slots
-                    .edit(&entry.id, now, |slot| slot.update(Arc::clone(entry)));
-            }
-            None => self.slots.insert(Slot::new(Arc::clone(entry))),
-        }
-        if known.is_none_or(|old| old.selectors != entry.selectors) {
-            self.match_entry(entry, now);
-        }
-        let pins = self.slots.get(&entry.id).map(|slot| slot.pins.clone());
-        self.changed.extend(pins.unwrap_or_default());
-        self.review(&entry.id, now);
-    }
-
-    /// Finds the subscribers of an entry whose selectors are new.
-    fn match_entry(&mut self, entry: &Entry, now: SystemTime) {
-        self.index.insert(&entry.id, &entry.selectors);
-        let pins = self.subscribers.entitled_to(&entry.selectors);
-        let before = self
-            .slots
-            .edit(&entry.id, now, |slot| {
-                std::mem::replace(&mut slot.pins, pins.clone())
-            })
-            .unwrap_or_default();
-        for selectors in before.difference(&pins) {
-            if let Some(subscriber) = self.subscribers.get_mut(selectors) {
-                subscriber.matching.remove(&entry.id);
-            }
-            self.changed.insert(selectors.clone());
-        }
-        for selectors in pins.difference(&before) {
-            if let Some(subscriber) = self.subscribers.get_mut(selectors) {
-                subscriber.matching.insert(entry.id.clone());
-            }
-        }
-    }
-
-    /// Has SVIDs signed before anybody asks, as long as there is room.
-    fn prefetch(&mut self, now: SystemTime) {
-        let room = self
-            .capacity
-            .x509_svids
-            .saturating_sub(self.slots.claimed());
-        let candidate = |slot: &&Slot| {
-            !slot.has_svid() && slot.work == Work::Idle && !slot.entry.disable_x509_svid_prefetch
-        };
-        let chosen: Vec<_> = self
-            .slots
-            .iter()
-            .filter(candidate)
-            .take(room)
-            .map(|slot| slot.id().clone())
-            .collect();
-        for id in &chosen {
-            self.slots.edit(id, now, |slot| slot.prefetch = true);
-            self.review(id, now);
-        }
-    }
-
-    fn take_bundles(
-        &mut self,
-        own: Arc<Bundle>,
-        federated: BTreeMap<TrustDomain, Arc<Bundle>>,
-        now: SystemTime,
-    ) {
-        let changed = self.trust.replace(own, federated);
-        if changed {
-            self.changed.extend(self.subscribers.keys().cloned());
-            self.jwt.distrust(&self.trust.tainted_jwt_keys().collect());
-        }
-        let concerned: Vec<_> = self
-            .slots
-            .iter()
-            .filter(|slot| changed && slot.has_svid() || slot.is_held())
-            .map(|slot| slot.id().clone())
-            .collect();
-        for id in &concerned {
-            let trust = &self.trust;
-            let arrival = self
-                .slots
-                .edit(id, now, |slot| {
-                    slot.judge(|svid| trust.standing(svid, now), now)
-                })
-                .flatten();
-            self.arrived(id, arrival);
-            self.review(id, now);
-        }
-    }
-
-    fn take_answers(
-        &mut self,
-        batch: BatchId,
-        mut answers: BTreeMap<EntryId, Result<Signed, Refused>>,
-        now: SystemTime,
-    ) {
-        for id in self.signing.answered(batch) {
-            let answer = answers.remove(&id).unwrap_or(Err(Refused {
-                spread: Duration::ZERO,
-            }));
-            self.take_answer(batch, &id, answer, now);
-            self.review(&id, now);
-        }
-    }
-
-    fn take_answer(
-        &mut self,
-        batch: BatchId,
-        id: &EntryId,
-        answer: Result<Signed, Refused>,
-        now: SystemTime,
-    ) {
-        // An entry that was deleted, or deleted and created again meanwhile, waits for no answer.
-        let Some(revision) = self.slots.get(id).and_then(|slot| slot.is_in(batch)) else {
-            return;
-        };
-        let trust = &self.trust;
-        let arrival = self.slots.edit(id, now, |slot| match answer {
-            Ok(signed) => {
-                let standing = trust.standing(&signed.svid, now);
-                Some(slot.arrive(signed, revision, standing, now))
-            }
-            Err(Refused { spread }) => {
-                slot.refuse(spread, now);
-                None
-            }
-        });
-        self.arrived(id, arrival.flatten());
-        self.touch(id);
-    }
-
-    fn arrived(&mut self, id: &EntryId, arrival: Option<Arrival>) {
-        match arrival {
-            Some(Arrival::Held) => self.actions.push(Action::FetchBundles),
-            Some(Arrival::Served) => self.touch(id),
-            Some(Arrival::Dropped) | None => {}
-        }
-    }
-
-    /// The subscribers of an entry may have to be told something.
-    fn touch(&mut self, id: &EntryId) {
-        self.changed.extend(
-            self.slots
-                .get(id)
-                .into_iter()
-                .flat_map(|slot| slot.pins.iter().cloned()),
-        );
-    }
-
-    fn postpone(&mut self, batch: BatchId, spread: Duration, now: SystemTime) {
-        let (ids, at) = self.signing.failed(batch, spread, now);
-        for id in &ids {
-            if self
-                .slots
-                .get(id)
-                .is_some_and(|slot| slot.is_in(batch).is_some())
-            {
-                self.slots.edit(id, now, |slot| slot.postpone(at));
-                self.touch(id);
-                self.review(id, now);
-            }
-        }
-    }
-
-    fn wipe(&mut self) {
-        self.phase = Phase::Banned;
-        let ids: Vec<_> = self.slots.ids().cloned().collect();
-        for id in &ids {
-            self.remove_entry(id);
-        }
-        self.signing.clear();
-        self.jwt.clear();
-        self.changed.extend(self.subscribers.keys().cloned());
-    }
-
-    /// Brings the work for an entry in line with what it wants now.
-    fn review(&mut self, id: &EntryId, now: SystemTime) {
-        if self.slots.edit(id, now, |slot| slot.expire(now)) == Some(true) {
-            self.touch(id);
-            self.report_expiry(id);
-        }
-        let signing = &mut self.signing;
-        self.slots.edit(id, now, |slot| {
-            if slot.is_unwanted(now) {
-                slot.evict();
-            }
-            let wanted = slot.wants(now).map(|lane| slot.ticket(lane));
-            match (&slot.work, wanted) {
-                (Work::Queued(ticket), Some(wanted)) if *ticket == wanted => {}
-                (Work::InFlight { .. }, _) => {}
-                (Work::Retry { at, .. }, Some(_)) if now < *at => {}
-                (work, wanted) => {
-                    if let Work::Queued(ticket) = work {
-                        signing.withdraw(ticket);
-                    }
-                    slot.work = wanted.map_or(Work::Idle, |ticket| {
-                        signing.push(ticket.clone());
-                        Work::Queued(ticket)
-                    });
-                }
-            }
-        });
-    }
-
-    fn report_expiry(&mut self, id: &EntryId) {
-        let Some(slot) = self.slots.get(id) else {
-            return;
-        };
-        let expired = Action::Expired {
-            entry_id: id.clone(),
-            spiffe_id: slot.entry.spiffe_id.clone(),
-        };
-        self.actions.push(expired);
-    }
-
     /// Does what every event may make necessary.
     fn settle(&mut self, now: SystemTime) {
         for id in self.slots.due(now) {
@@ -573,99 +211,6 @@ impl State {
                 .collect();
             self.actions.push(Action::Sign { batch, entries });
         }
-    }
-
-    fn depart(&mut self, batch: BatchId, id: &EntryId, now: SystemTime) -> Option<Arc<Entry>> {
-        self.slots.edit(id, now, |slot| {
-            slot.work = Work::InFlight {
-                batch,
-                revision: slot.revision(),
-            };
-            Arc::clone(&slot.entry)
-        })
-    }
-
-    /// Tells a subscriber what it has now, if that differs from what it was told.
-    fn publish(&mut self, selectors: Selectors, now: SystemTime) {
-        if self.phase == Phase::Starting {
-            return;
-        }
-        let Some(subscriber) = self.subscribers.get(&selectors) else {
-            return;
-        };
-        let slots: Vec<_> = subscriber
-            .matching
-            .iter()
-            .filter_map(|id| self.slots.get(id))
-            .collect();
-        let signed: Vec<_> = slots
-            .iter()
-            .filter(|slot| slot.identity(now).is_some())
-            .collect();
-        let federated = signed
-            .iter()
-            .flat_map(|slot| slot.entry.federates_with.iter().cloned())
-            .collect();
-        let identities: Vec<_> = signed
-            .iter()
-            .filter_map(|slot| slot.identity(now))
-            .map(Arc::clone)
-            .collect();
-        let complete = identities.len() == slots.len();
-        let bundles = self.trust.select(federated);
-        let show = match &subscriber.shown {
-            // With half of its identities a workload might pick the wrong one.
-            Shown::Nothing => complete,
-            Shown::Update(last) if views::shows(last, &identities, &bundles) => return,
-            Shown::Update(last) => !self.is_renaming(&selectors, last, &identities),
-            Shown::Withdrawn => complete || !slots.iter().any(|slot| slot.awaiting),
-        };
-        // A caller whose SVIDs have all expired has identities all the same: it waits for new ones.
-        let update = (show && (complete || !identities.is_empty()))
-            .then(|| self.views.of(identities, &bundles));
-        let Some(subscriber) = self.subscribers.get_mut(&selectors) else {
-            return;
-        };
-        match (update, &subscriber.shown) {
-            (Some(update), _) => {
-                subscriber.shown = Shown::Update(Arc::clone(&update));
-                self.actions.push(Action::Publish {
-                    subscriber: selectors,
-                    update,
-                });
-            }
-            (None, Shown::Update(_)) => {
-                subscriber.shown = Shown::Withdrawn;
-                self.actions.push(Action::Withdraw {
-                    subscriber: selectors,
-                });
-            }
-            (None, Shown::Nothing | Shown::Withdrawn) => {}
-        }
-    }
-
-    /// Whether identities are missing only because their entries were renamed a moment ago.
-    ///
-    /// Then the new SVIDs are a moment away, and open streams are spared a state without any.
-    fn is_renaming(
-        &self,
-        selectors: &Selectors,
-        last: &Update,
-        identities: &[Arc<Identity>],
-    ) -> bool {
-        let mut gone = last
-            .identities()
-            .iter()
-            .filter(|old| {
-                !identities
-                    .iter()
-                    .any(|identity| identity.entry_id == old.entry_id)
-            })
-            .map(|old| self.slots.get(&old.entry_id))
-            .peekable();
-        gone.peek().is_some()
-            && gone
-                .all(|slot| slot.is_some_and(|slot| slot.awaiting && slot.pins.contains(selectors)))
     }
 }
 

@@ -282,6 +282,10 @@ impl<U: Upstream> Driver<U> {
         let count = entries.len();
         debug!(count, "Requesting X509-SVIDs");
         let asked = self.new_keys(entries).await;
+        if asked.is_empty() {
+            let answers = BTreeMap::new();
+            return self.apply(Event::Answered { batch, answers });
+        }
         let requests = asked.iter().map(Asked::request).collect();
         match self.deps.upstream.sign_x509(requests).await {
             Ok(answers) => {

@@ -172,3 +172,93 @@ impl JwtSvids {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::rotation::Strategy;
+    use crate::upstream::fake::{entry, epoch, jwt};
+
+    const TTL: Duration = Duration::from_secs(300);
+
+    fn svid(audience: &[&str]) -> JwtSvid {
+        let audience: Vec<_> = audience.iter().map(ToString::to_string).collect();
+        jwt(&entry("e", &["a:1"]).spiffe_id, &audience, epoch(), TTL, 0)
+    }
+
+    fn key(name: &str, audience: &[&str]) -> JwtKey {
+        let audience = audience.iter().map(ToString::to_string).collect();
+        JwtKey::new(EntryId::parse(name).unwrap(), audience)
+    }
+
+    fn insert(svids: &mut JwtSvids, key: JwtKey) {
+        let svid = svid(&["x"]);
+        let schedule = Strategy::default().plan(svid.validity().unwrap(), |_| Duration::ZERO);
+        svids.insert(key, svid, schedule);
+    }
+
+    #[test]
+    fn is_fresh_until_half_life_stale_until_expiry_and_then_gone() {
+        let mut svids = JwtSvids::new(10);
+        insert(&mut svids, key("e", &["x"]));
+        let mut find =
+            |seconds| svids.find(&key("e", &["x"]), epoch() + Duration::from_secs(seconds));
+        assert!(matches!(find(149), Found::Fresh(_)));
+        assert!(matches!(find(150), Found::Stale(_)));
+        assert!(matches!(find(299), Found::Stale(_)));
+        assert!(matches!(find(300), Found::Nothing));
+        assert!(svids.is_empty() && svids.order.is_empty());
+    }
+
+    #[test]
+    fn is_found_for_its_very_audience_in_any_order_and_no_other() {
+        let mut svids = JwtSvids::new(10);
+        insert(&mut svids, key("e", &["x", "y"]));
+        let mut finds =
+            |audience| !matches!(svids.find(&key("e", audience), epoch()), Found::Nothing);
+        assert!(finds(&["y", "x"]));
+        assert!(!finds(&["x"]) && !finds(&["x", "y", "z"]) && !finds(&["xy"]));
+    }
+
+    #[test]
+    fn a_token_that_names_more_than_was_asked_is_told_from_one_that_does_not() {
+        assert!(key("e", &["x", "y"]).is_audience_of(&svid(&["y", "x"])));
+        assert!(!key("e", &["x"]).is_audience_of(&svid(&["x", "y"])));
+        assert!(!key("e", &["x", "y"]).is_audience_of(&svid(&["x"])));
+    }
+
+    #[test]
+    fn the_least_recently_used_makes_room() {
+        let mut svids = JwtSvids::new(2);
+        insert(&mut svids, key("a", &["x"]));
+        insert(&mut svids, key("b", &["x"]));
+        svids.find(&key("a", &["x"]), epoch());
+        insert(&mut svids, key("c", &["x"]));
+        assert!(matches!(
+            svids.find(&key("b", &["x"]), epoch()),
+            Found::Nothing
+        ));
+        assert!(matches!(
+            svids.find(&key("a", &["x"]), epoch()),
+            Found::Fresh(_)
+        ));
+        assert_eq!((svids.len(), svids.order.len()), (2, 2));
+    }
+
+    #[test]
+    fn what_an_entry_or_an_authority_lost_is_forgotten() {
+        let mut svids = JwtSvids::new(10);
+        for name in ["a", "b", "c"] {
+            insert(&mut svids, key(name, &["x"]));
+            insert(&mut svids, key(name, &["y"]));
+        }
+        svids.forget(&EntryId::parse("b").unwrap());
+        assert_eq!(svids.len(), 4);
+        svids.distrust(&BTreeSet::from(["key-2"]));
+        assert_eq!(svids.len(), 4);
+        svids.distrust(&BTreeSet::from(["key-1"]));
+        assert!(svids.is_empty() && svids.order.is_empty());
+    }
+}

@@ -8,10 +8,11 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, SystemTime};
 
-use identity::entry::Entry;
+use identity::entry::{Entry, EntryId};
 use identity::key::KeyAlgorithm;
 use identity::spiffe_id::SpiffeId;
 use identity::x509::X509Svid;
+use workload_api::source::Update;
 
 use super::*;
 use crate::keys::{WorkloadKey, new_workload_key};

@@ -1,0 +1,149 @@
+//! Entries come, change and go.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use identity::entry::{Entry, EntryId};
+
+use super::slot::{Slot, Work};
+use super::{Phase, State};
+use crate::upstream::EntrySet;
+
+impl State {
+    pub(super) fn sync(&mut self, entries: &EntrySet, now: SystemTime) {
+        if self.phase == Phase::Starting {
+            self.phase = Phase::Synced;
+            self.changed.extend(self.subscribers.keys().cloned());
+        }
+        let gone: Vec<_> = self
+            .slots
+            .ids()
+            .filter(|id| entries.get(id).is_none_or(|entry| entry.store_svid))
+            .cloned()
+            .collect();
+        for id in &gone {
+            self.remove_entry(id);
+        }
+        // A `store_svid` entry is for a store, and never for a socket.
+        for entry in entries.iter().filter(|entry| !entry.store_svid) {
+            self.put_entry(entry, now);
+        }
+        self.signing.resume();
+        let unreachable = |slot: &&Slot| {
+            matches!(
+                slot.work,
+                Work::Retry {
+                    unreachable: true,
+                    ..
+                }
+            )
+        };
+        let postponed: Vec<_> = self
+            .slots
+            .iter()
+            .filter(unreachable)
+            .map(|slot| slot.id().clone())
+            .collect();
+        for id in &postponed {
+            self.slots.edit(id, now, |slot| slot.work = Work::Idle);
+            self.review(id, now);
+        }
+        self.prefetch(now);
+        self.views.sweep();
+    }
+
+    fn remove_entry(&mut self, id: &EntryId) {
+        let Some(slot) = self.slots.remove(id) else {
+            return;
+        };
+        self.index.remove(id);
+        self.jwt.forget(id);
+        if let Work::Queued(ticket) = &slot.work {
+            self.signing.withdraw(ticket);
+        }
+        for selectors in slot.pins {
+            if let Some(subscriber) = self.subscribers.get_mut(&selectors) {
+                subscriber.matching.remove(id);
+            }
+            self.changed.insert(selectors);
+        }
+    }
+
+    fn put_entry(&mut self, entry: &Arc<Entry>, now: SystemTime) {
+        let known = self
+            .slots
+            .get(&entry.id)
+            .map(|slot| Arc::clone(&slot.entry));
+        match &known {
+            Some(old) if Arc::ptr_eq(old, entry) || old == entry => return,
+            Some(_) => {
+                self.jwt.forget(&entry.id);
+                self.slots
+                    .edit(&entry.id, now, |slot| slot.update(Arc::clone(entry)));
+            }
+            None => self.slots.insert(Slot::new(Arc::clone(entry))),
+        }
+        if known.is_none_or(|old| old.selectors != entry.selectors) {
+            self.match_entry(entry, now);
+        }
+        let pins = self.slots.get(&entry.id).map(|slot| slot.pins.clone());
+        self.changed.extend(pins.unwrap_or_default());
+        self.review(&entry.id, now);
+    }
+
+    /// Finds the subscribers of an entry whose selectors are new.
+    fn match_entry(&mut self, entry: &Entry, now: SystemTime) {
+        self.index.insert(&entry.id, &entry.selectors);
+        let pins = self.subscribers.entitled_to(&entry.selectors);
+        let before = self
+            .slots
+            .edit(&entry.id, now, |slot| {
+                std::mem::replace(&mut slot.pins, pins.clone())
+            })
+            .unwrap_or_default();
+        for selectors in before.difference(&pins) {
+            if let Some(subscriber) = self.subscribers.get_mut(selectors) {
+                subscriber.matching.remove(&entry.id);
+            }
+            self.changed.insert(selectors.clone());
+        }
+        for selectors in pins.difference(&before) {
+            if let Some(subscriber) = self.subscribers.get_mut(selectors) {
+                subscriber.matching.insert(entry.id.clone());
+            }
+        }
+    }
+
+    /// Has SVIDs signed before anybody asks, as long as there is room.
+    fn prefetch(&mut self, now: SystemTime) {
+        let room = self
+            .capacity
+            .x509_svids
+            .saturating_sub(self.slots.claimed());
+        let candidate = |slot: &&Slot| {
+            !slot.has_svid() && slot.work == Work::Idle && !slot.entry.disable_x509_svid_prefetch
+        };
+        let chosen: Vec<_> = self
+            .slots
+            .iter()
+            .filter(candidate)
+            .take(room)
+            .map(|slot| slot.id().clone())
+            .collect();
+        for id in &chosen {
+            self.slots.edit(id, now, |slot| slot.prefetch = true);
+            self.review(id, now);
+        }
+    }
+
+    pub(super) fn wipe(&mut self) {
+        self.phase = Phase::Banned;
+        let ids: Vec<_> = self.slots.ids().cloned().collect();
+        for id in &ids {
+            self.remove_entry(id);
+        }
+        self.signing.clear();
+        self.jwt.clear();
+        self.changed.extend(self.subscribers.keys().cloned());
+    }
+}
