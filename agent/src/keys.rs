@@ -86,3 +86,41 @@ fn request(pair: &KeyPair, id: &SpiffeId) -> Result<Vec<u8>, rcgen::Error> {
         .push(SanType::URI(Ia5String::try_from(id.as_str())?));
     Ok(params.serialize_request(pair)?.der().to_vec())
 }
+
+#[cfg(test)]
+mod tests {
+    use identity::x509::Csr;
+
+    use super::*;
+
+    fn id() -> SpiffeId {
+        SpiffeId::parse("spiffe://example.org/web").unwrap()
+    }
+
+    #[test]
+    fn a_request_is_signed_by_its_key_and_names_the_identity() {
+        for algorithm in [
+            KeyAlgorithm::EcP256,
+            KeyAlgorithm::EcP384,
+            KeyAlgorithm::Rsa(2048),
+        ] {
+            let made = new_workload_key(algorithm, &id()).unwrap();
+            let request = Csr::parse_and_verify(&made.csr).unwrap();
+            assert_eq!(made.key.algorithm(), algorithm);
+            assert_eq!(request.public_key(), made.key.public_key());
+            assert_eq!(request.uris().collect::<Vec<_>>(), [id().as_str()]);
+        }
+    }
+
+    #[test]
+    fn no_two_keys_are_the_same() {
+        let make = || new_workload_key(KeyAlgorithm::EcP256, &id()).unwrap();
+        assert_ne!(make().key.public_key(), make().key.public_key());
+    }
+
+    #[test]
+    fn an_algorithm_that_servers_do_not_certify_is_refused() {
+        let refused = new_workload_key(KeyAlgorithm::Rsa(1024), &id()).unwrap_err();
+        assert_eq!(refused.reason(), "key_algorithm");
+    }
+}

@@ -73,3 +73,87 @@ async fn jwt_grants<U: Upstream>(
     // All at once: a caller with many identities waits for the slowest, not for the sum.
     futures_util::future::try_join_all(grants).await
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use runtime::clock::Clock;
+    use runtime::shutdown::Shutdown;
+    use runtime::tasks::TaskGroup;
+    use tokio::sync::mpsc;
+
+    use super::*;
+    use crate::attest::{self, WorkloadAttestor};
+    use crate::cache::Metrics;
+    use crate::cache::driver::{Deps, Options};
+    use crate::upstream::fake::{FakeServer, entry, epoch};
+    use crate::upstream::{EntrySet, Upstream};
+    use attestors::workload::unix::{self, Unix};
+
+    const TTL: Duration = Duration::from_secs(3600);
+
+    /// A source over a server that has an entry for this process, and one for another user's.
+    async fn source() -> (Source<FakeServer>, Arc<Peer>) {
+        let clock = Clock::simulated(epoch());
+        let server = FakeServer::new(clock.clone(), TTL);
+        let (uid, gid) = (
+            nix::unistd::geteuid().as_raw(),
+            nix::unistd::getegid().as_raw(),
+        );
+        let own = entry("own", &[&format!("unix:uid:{uid}")]);
+        server.set_entries([own, entry("other", &[&format!("unix:uid:{}", uid + 1)])]);
+        let deps = Deps {
+            upstream: Arc::clone(&server),
+            clock,
+            tasks: TaskGroup::new(Shutdown::new().0),
+            metrics: Metrics::default(),
+            denials: mpsc::channel(1).0,
+        };
+        let own = Arc::new(server.own_bundle());
+        let driver = Driver::new(Arc::clone(&own), Options::default(), deps);
+        let entries = server.sync_entries(&EntrySet::default()).await.unwrap();
+        driver.synced((own, std::collections::BTreeMap::new()), entries);
+        let all = vec![WorkloadAttestor::Unix(Unix::new(unix::Options::default()))];
+        let attestors = Attestors::new(all, Vec::new(), attest::Metrics::default());
+        let peer = Arc::new(Peer::for_test(std::process::id(), uid, gid).unwrap());
+        (Source::new(attestors, driver), peer)
+    }
+
+    #[tokio::test]
+    async fn a_caller_gets_the_identities_of_its_own_selectors() {
+        let (source, peer) = source().await;
+        let caller = source.attest(&peer).await.unwrap();
+        assert_eq!(caller.peer().pid(), std::process::id());
+        let update = source.subscribe(&caller).next().await.unwrap();
+        let ids: Vec<_> = update
+            .identities()
+            .iter()
+            .map(|identity| identity.svid.id().path())
+            .collect();
+        assert_eq!(ids, ["/own"]);
+        assert_eq!(source.bundles(&caller).own().x509_authorities.len(), 1);
+    }
+
+    #[tokio::test]
+    async fn jwt_svids_are_for_the_callers_identities_and_the_audience_it_named() {
+        let (source, peer) = source().await;
+        let caller = source.attest(&peer).await.unwrap();
+        let audience = vec!["db".to_owned(), "cache".to_owned()];
+        let grants = source
+            .jwt_svids(&caller, audience.clone(), None)
+            .await
+            .unwrap();
+        assert_eq!(grants.len(), 1);
+        assert_eq!(grants[0].svid.id().path(), "/own");
+        assert_eq!(grants[0].svid.audience(), audience);
+        let other = SpiffeId::parse("spiffe://example.org/other").unwrap();
+        assert!(
+            source
+                .jwt_svids(&caller, audience, Some(other))
+                .await
+                .unwrap()
+                .is_empty()
+        );
+    }
+}
