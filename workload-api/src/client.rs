@@ -49,7 +49,7 @@ pub struct WorkloadClient {
 
 /// Workload Endpoint 3: every request carries this.
 #[derive(Clone, Copy, Debug)]
-struct SecurityHeader;
+pub(crate) struct SecurityHeader;
 
 impl tonic::service::Interceptor for SecurityHeader {
     fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
@@ -66,6 +66,12 @@ impl WorkloadClient {
         let api = Api::new(InterceptedService::new(channel.clone(), SecurityHeader))
             .max_decoding_message_size(MAX_ANSWER);
         Ok(Self { api, channel })
+    }
+
+    /// The generated client below, with the security header on every request.
+    #[cfg(test)]
+    pub(crate) fn raw(&self) -> Api {
+        self.api.clone()
     }
 
     /// The X509-SVIDs and bundles of now.
@@ -166,7 +172,7 @@ async fn first<T>(mut stream: Streaming<T>) -> Result<T, ClientError> {
     stream.message().await?.ok_or(ClientError::Ended)
 }
 
-async fn channel(endpoint: &Endpoint) -> Result<Channel, ClientError> {
+pub(crate) async fn channel(endpoint: &Endpoint) -> Result<Channel, ClientError> {
     // The authority means nothing on a socket, but HTTP/2 asks for a valid one.
     let builder = Channel::from_static("http://localhost");
     let endpoint = endpoint.clone();

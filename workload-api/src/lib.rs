@@ -7,6 +7,8 @@
 pub mod client;
 mod codec;
 mod encode;
+#[cfg(any(test, feature = "test-util"))]
+pub mod fake;
 mod health;
 mod hints;
 pub mod metrics;
@@ -16,5 +18,9 @@ mod sds;
 mod session;
 pub mod source;
 mod status;
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
 mod update;
 mod workload;

@@ -2,13 +2,13 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use http::Extensions;
 use runtime::clock::Clock;
 use runtime::report;
 use runtime::shutdown::Shutdown;
 use runtime::unix::Peer;
+use tokio::time::{Instant, sleep_until};
 use tracing::{debug, info, warn};
 
 use crate::metrics::{Method, Metrics, Open};
@@ -39,7 +39,8 @@ pub(crate) struct Session<S: IdentitySource> {
     method: Method,
     peer: Arc<Peer>,
     caller: S::Caller,
-    attest_again: SystemTime,
+    // Not by the wall clock: a step back of it must not put the attestation off.
+    attest_again: Instant,
     subscription: Option<Subscription>,
     _open: Open,
 }
@@ -63,7 +64,7 @@ impl<S: IdentitySource> Session<S> {
             method,
             peer,
             caller,
-            attest_again: context.clock.now() + context.options.reattest_every,
+            attest_again: Instant::now() + context.options.reattest_every,
             subscription: None,
             _open: context.metrics.opened(method),
         })
@@ -90,12 +91,12 @@ impl<S: IdentitySource> Session<S> {
                 biased;
                 () = context.shutdown.requested() => return Err(Refusal::ShuttingDown),
                 update = subscription.next() => return update.ok_or(Refusal::ShuttingDown),
-                () = context.clock.sleep_until(self.attest_again) => {
+                () = sleep_until(self.attest_again) => {
                     // A stream outlives what its caller was: labels change, programs are replaced.
                     let caller = context.source.attest(&self.peer).await;
                     self.caller = caller.map_err(Refusal::Attest)?;
                     self.subscription = None;
-                    self.attest_again = context.clock.now() + context.options.reattest_every;
+                    self.attest_again = Instant::now() + context.options.reattest_every;
                 }
             }
         }

@@ -1,0 +1,9 @@
+//! The services over a real Unix socket, as a workload meets them.
+
+mod bundles;
+mod discovery;
+mod header;
+mod jwt;
+mod secrets;
+mod time;
+mod x509;
