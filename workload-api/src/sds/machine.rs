@@ -190,3 +190,6 @@ enum Repeat {
     Yes,
     No,
 }
+
+#[cfg(test)]
+mod tests;

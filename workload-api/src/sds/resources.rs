@@ -115,14 +115,14 @@ impl Lookup<'_> {
             return Some(tls_certificate(&first.svid));
         }
         if name == self.options.default_bundle_name {
-            return Some(self.one(bundles.own()));
+            return self.one(bundles.own());
         }
         if name == self.options.default_all_bundles_name {
             return self.all();
         }
         let of_domain = |bundle: &&Arc<Bundle>| bundle.trust_domain.id().as_str() == name;
         if let Some(bundle) = bundles.iter().find(of_domain) {
-            return Some(self.one(bundle));
+            return self.one(bundle);
         }
         identities
             .iter()
@@ -130,14 +130,18 @@ impl Lookup<'_> {
             .map(|identity| tls_certificate(&identity.svid))
     }
 
-    fn one(&self, bundle: &Arc<Bundle>) -> Type {
-        Type::ValidationContext(match self.validator {
+    /// `None` for a trust domain without any authority: Envoy refuses an empty validation context,
+    /// and to trust nobody there needs none.
+    fn one(&self, bundle: &Arc<Bundle>) -> Option<Type> {
+        let context = match self.validator {
+            _ if bundle.x509_authorities.is_empty() => return None,
             Validator::TrustedCa => CertificateValidationContext {
                 trusted_ca: Some(inline(bundle.x509_pem().into_bytes())),
                 ..CertificateValidationContext::default()
             },
             Validator::Spiffe => spiffe_validator(std::iter::once(bundle)),
-        })
+        };
+        Some(Type::ValidationContext(context))
     }
 
     /// Plain authorities cannot be told apart by trust domain, so without the SPIFFE validator there
