@@ -1,5 +1,6 @@
 //! The Signet server: signing authorities, registration entries, and the APIs over them.
 
+pub mod keys;
 pub mod store;
 
 #[expect(dead_code, reason = "the index that reads these records lands next")]
