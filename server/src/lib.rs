@@ -1,5 +1,6 @@
 //! The Signet server: signing authorities, registration entries, and the APIs over them.
 
+pub mod authority;
 pub mod keys;
 pub mod store;
 

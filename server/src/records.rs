@@ -5,6 +5,8 @@
 //! and is reported with its key, never skipped.
 
 pub(crate) mod agents;
+pub(crate) mod authorities;
+pub(crate) mod bundles;
 pub(crate) mod entries;
 pub(crate) mod tokens;
 
