@@ -20,7 +20,7 @@ use identity::key::{KeyError, KeyFileError, PrivateKey};
 use runtime::files::FileError;
 use zeroize::Zeroizing;
 
-pub use self::signer::{SignError, Signer};
+pub use self::signer::{SignatureError, Signer};
 use self::{disk::Disk, memory::Memory};
 
 /// The kinds of keys that an authority may have, by SPIRE's names.

@@ -1,6 +1,7 @@
 //! The Signet server: signing authorities, registration entries, and the APIs over them.
 
 pub mod authority;
+pub mod bundles;
 pub mod keys;
 pub mod store;
 

@@ -144,6 +144,11 @@ impl Certificate {
             .and_then(|constraints| constraints.path_length)
     }
 
+    /// The subject's name in DER, which its certificates repeat as their issuer byte by byte.
+    pub fn subject_der(&self) -> &[u8] {
+        &self.0.subject
+    }
+
     /// Whether subject and issuer are the same, as in a root.
     pub fn is_self_issued(&self) -> bool {
         self.0.subject == self.0.issuer

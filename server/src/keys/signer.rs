@@ -15,7 +15,7 @@ use identity::key::{KeyAlgorithm, KeyError, PrivateKey, PublicKey};
 /// The library could not sign; it does so only for want of memory or a broken self-test.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 #[error("could not compute a signature")]
-pub struct SignError;
+pub struct SignatureError;
 
 /// A private key, ready to sign. Clones share it.
 #[derive(Clone)]
@@ -71,7 +71,7 @@ impl Signer {
 
     /// Signs the body of a certificate: ECDSA with SHA-256 or SHA-384 by the curve, or RSA with
     /// SHA-256, as SPIRE does.
-    pub fn sign_x509(&self, message: &[u8]) -> Result<Vec<u8>, SignError> {
+    pub fn sign_x509(&self, message: &[u8]) -> Result<Vec<u8>, SignatureError> {
         match &self.0.pair {
             Pair::Ec { asn1, .. } => ecdsa(asn1, message),
             Pair::Rsa(pair) => rsa(pair, message),
@@ -79,7 +79,7 @@ impl Signer {
     }
 
     /// Signs a token, by [`Self::jws_algorithm`].
-    pub fn sign_jws(&self, message: &[u8]) -> Result<Vec<u8>, SignError> {
+    pub fn sign_jws(&self, message: &[u8]) -> Result<Vec<u8>, SignatureError> {
         match &self.0.pair {
             Pair::Ec { fixed, .. } => ecdsa(fixed, message),
             Pair::Rsa(pair) => rsa(pair, message),
@@ -97,14 +97,14 @@ impl Signer {
     }
 }
 
-fn ecdsa(pair: &EcdsaKeyPair, message: &[u8]) -> Result<Vec<u8>, SignError> {
+fn ecdsa(pair: &EcdsaKeyPair, message: &[u8]) -> Result<Vec<u8>, SignatureError> {
     let signature = pair
         .sign(&SystemRandom::new(), message)
-        .or(Err(SignError))?;
+        .or(Err(SignatureError))?;
     Ok(signature.as_ref().to_vec())
 }
 
-fn rsa(pair: &RsaKeyPair, message: &[u8]) -> Result<Vec<u8>, SignError> {
+fn rsa(pair: &RsaKeyPair, message: &[u8]) -> Result<Vec<u8>, SignatureError> {
     let mut signature = vec![0; pair.public_modulus_len()];
     pair.sign(
         &RSA_PKCS1_SHA256,
@@ -112,7 +112,7 @@ fn rsa(pair: &RsaKeyPair, message: &[u8]) -> Result<Vec<u8>, SignError> {
         message,
         &mut signature,
     )
-    .or(Err(SignError))?;
+    .or(Err(SignatureError))?;
     Ok(signature)
 }
 

@@ -112,7 +112,7 @@ mod tests {
         fn a_damaged_bundle_is_a_bundle_or_an_error(at in any::<prop::sample::Index>(), bit in 0..8) {
             let mut bytes = encode(&bundle()).to_vec();
             let at = at.index(bytes.len());
-            bytes[at] ^= 1 << bit;
+            bytes[at] ^= 1_u8 << bit;
             let _ = decode(&bytes);
         }
     }

@@ -88,8 +88,9 @@ impl Key {
         Self::of(Family::Relationship, trust_domain)
     }
 
-    pub fn authority(server: impl fmt::Display, kind: &'static str) -> Self {
-        Self::of(Family::Authority, format_args!("{server}/{kind}"))
+    /// The journal's record of one slot of one server.
+    pub fn authority(server: impl fmt::Display, slot: impl fmt::Display) -> Self {
+        Self::of(Family::Authority, format_args!("{server}/{slot}"))
     }
 
     /// Reads a key back from an engine.

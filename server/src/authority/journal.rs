@@ -1,0 +1,264 @@
+//! Keeps the authorities of one kind: performs what is due, and stores it before it counts.
+//!
+//! Every step is one commit. A preparation puts the journal's record and the bundle together, so that
+//! no journal names an authority which the bundle lacks; an activation writes both slots, so that no
+//! two are ever active.
+
+use std::time::SystemTime;
+
+use bytes::Bytes;
+use identity::bundle::Bundle;
+use tracing::{info, warn};
+
+use super::{
+    Config, CreateError, Kind, RotateError, Unusable, Visible,
+    slots::{Held, SlotId, Slots, State, Step, Term},
+};
+use crate::{
+    bundles::{self, Updated},
+    keys::{KeyType, Keys, Signer},
+    records::authorities::{self as codec, Entry},
+    store::{Committed, Expect, Key, Revision, Store, Txn},
+};
+
+/// The journal's owner. An embedded store has one server; shared ones will name theirs.
+const SERVER: &str = "local";
+
+/// What differs between the kinds of authorities.
+pub(crate) trait Authority: Term + Clone + Sized {
+    const KIND: Kind;
+
+    fn key_type(config: &Config) -> KeyType;
+
+    /// Makes an authority around a new key.
+    fn create(signer: Signer, config: &Config, now: SystemTime) -> Result<Self, CreateError>;
+
+    /// Takes up one from the journal, if the bundle still holds it.
+    fn restore(entry: &Entry, signer: Signer, bundle: &Bundle) -> Result<Self, Unusable>;
+
+    /// What the journal keeps beside the key's name.
+    fn certificates(&self) -> Vec<Bytes>;
+
+    /// Adds it to a bundle. Tells whether it was missing.
+    fn publish(&self, bundle: &mut Bundle) -> bool;
+}
+
+/// The authorities of one kind, and how to store what becomes of them.
+#[derive(Debug)]
+pub(crate) struct Keeper<A> {
+    store: Store,
+    keys: Keys,
+    visible: Visible,
+    slots: Slots<A>,
+    revisions: [Option<Revision>; 2],
+    /// The commit that published the newest authority.
+    published: Revision,
+}
+
+impl<A: Authority> Keeper<A> {
+    /// Restores what the journal holds and custody and bundle still know.
+    pub(crate) async fn restore(
+        store: Store,
+        keys: Keys,
+        visible: Visible,
+        config: &Config,
+        now: SystemTime,
+    ) -> Result<Self, RotateError> {
+        let stored = bundles::read(&store, &config.trust_domain).await?;
+        let (bundle, published) = stored.map_or_else(
+            || (Bundle::new(config.trust_domain.clone()), Revision::ZERO),
+            |stored| (stored.bundle, stored.revision),
+        );
+        let mut revisions = [None, None];
+        let mut held = [None, None];
+        for (slot, (revision, held)) in SlotId::ALL
+            .into_iter()
+            .zip(revisions.iter_mut().zip(&mut held))
+        {
+            let Some(record) = store.read(&record_key::<A>(slot)).await? else {
+                continue;
+            };
+            *revision = Some(record.revision);
+            let entry = codec::decode(&record.value).map_err(|source| RotateError::Journal {
+                source: Box::new(source),
+            })?;
+            *held = restore_entry(&entry, &keys, &bundle, now);
+        }
+        let [a, b] = held;
+        let slots = Slots::restore(a, b);
+        Ok(Self {
+            store,
+            keys,
+            visible,
+            slots,
+            revisions,
+            published,
+        })
+    }
+
+    pub(crate) fn slots(&self) -> &Slots<A> {
+        &self.slots
+    }
+
+    /// Performs everything that is due.
+    pub(crate) async fn settle(
+        &mut self,
+        config: &Config,
+        now: SystemTime,
+    ) -> Result<(), RotateError> {
+        while let Some(step) = self.slots.due(now) {
+            match step {
+                Step::Prepare(slot) => self.prepare(slot, config, now).await?,
+                Step::Activate(slot) => self.activate(slot).await?,
+            }
+        }
+        Ok(())
+    }
+
+    async fn prepare(
+        &mut self,
+        slot: SlotId,
+        config: &Config,
+        now: SystemTime,
+    ) -> Result<(), RotateError> {
+        // The key that is replaced signs no more: the slot is empty, or holds an old authority.
+        let signer = self
+            .keys
+            .generate(&key_id::<A>(slot), A::key_type(config))
+            .await?;
+        let authority = A::create(signer, config, now)?;
+        let key = record_key::<A>(slot);
+        let entry = entry(slot, State::Prepared, &authority);
+        let with = Txn::new()
+            .expect(key.clone(), Expect::seen(self.revision(slot)))
+            .put(key, codec::encode(&entry));
+        let updated = bundles::update(&self.store, &config.trust_domain, &with, |bundle| {
+            authority.publish(bundle)
+        });
+        let revision = match updated.await? {
+            Updated::Made { revision, .. } => revision,
+            Updated::Conflict { key } => return Err(RotateError::JournalTaken { key }),
+        };
+        info!(
+            authority.kind = A::KIND.name(),
+            authority.id = authority.authority_id(),
+            authority.slot = slot.name(),
+            "Authority prepared"
+        );
+        self.published = revision;
+        self.set_revision(slot, revision);
+        self.slots = self.slots.with_prepared(slot, authority);
+        Ok(())
+    }
+
+    async fn activate(&mut self, slot: SlotId) -> Result<(), RotateError> {
+        let Some(held) = self.slots.get(slot) else {
+            return Ok(());
+        };
+        let authority = held.authority.clone();
+        let next = self.slots.with_active(authority.authority_id())?;
+        // Nothing is signed with it before everybody who asks this server can learn of it.
+        self.visible.reached(self.published).await?;
+        let mut txn = Txn::new();
+        for slot in SlotId::ALL {
+            let key = record_key::<A>(slot);
+            txn = txn.expect(key.clone(), Expect::seen(self.revision(slot)));
+            txn = match next.get(slot) {
+                Some(held) => txn.put(
+                    key,
+                    codec::encode(&entry(slot, held.state, &held.authority)),
+                ),
+                // What could not be taken up after a restart may still stand there as active.
+                None => txn.delete(key),
+            };
+        }
+        match self.store.commit(txn).await? {
+            Committed::At(revision) => {
+                self.revisions = SlotId::ALL.map(|slot| next.get(slot).map(|_| revision));
+            }
+            Committed::Conflict { key } => return Err(RotateError::JournalTaken { key }),
+        }
+        info!(
+            authority.kind = A::KIND.name(),
+            authority.id = authority.authority_id(),
+            authority.slot = slot.name(),
+            "Authority activated"
+        );
+        self.slots = next;
+        Ok(())
+    }
+
+    fn revision(&self, slot: SlotId) -> Option<Revision> {
+        let [a, b] = self.revisions;
+        match slot {
+            SlotId::A => a,
+            SlotId::B => b,
+        }
+    }
+
+    fn set_revision(&mut self, slot: SlotId, revision: Revision) {
+        let [a, b] = &mut self.revisions;
+        match slot {
+            SlotId::A => *a = Some(revision),
+            SlotId::B => *b = Some(revision),
+        }
+    }
+}
+
+fn restore_entry<A: Authority>(
+    entry: &Entry,
+    keys: &Keys,
+    bundle: &Bundle,
+    now: SystemTime,
+) -> Option<Held<A>> {
+    let restored = if entry.not_after <= now {
+        Err(Unusable::Ended)
+    } else {
+        let signer = keys.signer(&entry.key_id).ok_or(Unusable::NoKey);
+        signer.and_then(|signer| A::restore(entry, signer, bundle))
+    };
+    match restored {
+        Ok(authority) => Some(Held {
+            state: entry.state,
+            authority,
+        }),
+        // An old authority's key is replaced by the next one's; only the others are missed.
+        Err(_) if entry.state == State::Old => None,
+        Err(cause) => {
+            warn!(
+                authority.kind = A::KIND.name(),
+                authority.id = entry.authority_id,
+                authority.slot = entry.slot.name(),
+                error.reason = cause.reason(),
+                error = %cause,
+                "Authority of the journal cannot be used; a new one takes its place, and the bundle keeps it until it ends"
+            );
+            None
+        }
+    }
+}
+
+fn entry<A: Authority>(slot: SlotId, state: State, authority: &A) -> Entry {
+    Entry {
+        kind: A::KIND,
+        slot,
+        state,
+        authority_id: authority.authority_id().to_owned(),
+        issued_at: authority.issued_at(),
+        not_after: authority.not_after(),
+        certificates: authority.certificates(),
+        key_id: key_id::<A>(slot),
+    }
+}
+
+/// The name of a slot's key in custody; SPIRE's, so that its operators find it.
+fn key_id<A: Authority>(slot: SlotId) -> String {
+    match A::KIND {
+        Kind::X509 => format!("x509-CA-{slot}"),
+        Kind::Jwt => format!("JWT-Signer-{slot}"),
+    }
+}
+
+fn record_key<A: Authority>(slot: SlotId) -> Key {
+    Key::authority(SERVER, format_args!("{}-{slot}", A::KIND.name()))
+}

@@ -1,0 +1,105 @@
+//! Makes the self-signed certificate of an X.509 authority.
+
+use std::time::{Duration, SystemTime};
+
+use identity::{key::KeyAlgorithm, trust_domain::TrustDomain};
+use rcgen::{
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, DnValue, IsCa, KeyIdMethod,
+    KeyUsagePurpose, PublicKeyData, SanType, SerialNumber, SigningKey, SubjectPublicKeyInfo,
+};
+use time::OffsetDateTime;
+
+use super::{NOT_BEFORE_CUSHION, new_serial};
+use crate::{authority::CaSubject, keys::Signer};
+
+/// The attribute `serialNumber` of a name (RFC 5280 A.1): it keeps the names of our authorities apart.
+const OID_SERIAL_NUMBER: &[u64] = &[2, 5, 4, 5];
+
+/// Signs a certificate for the signer's own key, valid for `ttl`.
+pub(super) fn self_sign(
+    signer: &Signer,
+    trust_domain: &TrustDomain,
+    subject: &CaSubject,
+    ttl: Duration,
+    now: SystemTime,
+) -> Result<Vec<u8>, rcgen::Error> {
+    let serial = new_serial();
+    let mut params = CertificateParams::default();
+    params.serial_number = Some(SerialNumber::from_slice(&serial));
+    params.not_before = whole_seconds(now - NOT_BEFORE_CUSHION);
+    params.not_after = whole_seconds(now + ttl);
+    params.distinguished_name = name(subject, &u128::from_be_bytes(serial).to_string())?;
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    // X509-SVID 4.3: a signing certificate has keyCertSign.
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    // X509-SVID 3.2: the SPIFFE ID of a signing certificate is the trust domain's, without a path.
+    let id = trust_domain.id();
+    params.subject_alt_names = vec![SanType::URI(id.as_str().try_into()?)];
+    let key_id = signer.public_key().subject_key_id().to_vec();
+    params.key_identifier_method = KeyIdMethod::PreSpecified(key_id);
+    let key = CertifiedKey {
+        spki: SubjectPublicKeyInfo::from_der(signer.public_key().spki_der())?,
+        signer,
+    };
+    Ok(params.self_signed(&key)?.der().to_vec())
+}
+
+fn name(subject: &CaSubject, serial: &str) -> Result<DistinguishedName, rcgen::Error> {
+    let mut name = DistinguishedName::new();
+    let text = |value: &str| -> Result<DnValue, rcgen::Error> {
+        Ok(match value.try_into() {
+            Ok(printable) => DnValue::PrintableString(printable),
+            Err(_) => DnValue::Utf8String(value.to_owned()),
+        })
+    };
+    for (kind, value) in [
+        (DnType::CountryName, &subject.country),
+        (DnType::OrganizationName, &subject.organization),
+        (DnType::CommonName, &subject.common_name),
+    ] {
+        if let Some(value) = value {
+            name.push(kind, text(value)?);
+        }
+    }
+    name.push(
+        DnType::CustomDnType(OID_SERIAL_NUMBER.to_vec()),
+        text(serial)?,
+    );
+    Ok(name)
+}
+
+fn whole_seconds(at: SystemTime) -> OffsetDateTime {
+    OffsetDateTime::from(at)
+        .replace_nanosecond(0)
+        .unwrap_or(OffsetDateTime::UNIX_EPOCH)
+}
+
+struct CertifiedKey<'a> {
+    spki: SubjectPublicKeyInfo,
+    signer: &'a Signer,
+}
+
+impl PublicKeyData for CertifiedKey<'_> {
+    fn der_bytes(&self) -> &[u8] {
+        self.spki.der_bytes()
+    }
+
+    fn algorithm(&self) -> &'static rcgen::SignatureAlgorithm {
+        match self.signer.algorithm() {
+            KeyAlgorithm::EcP384 => &rcgen::PKCS_ECDSA_P384_SHA384,
+            KeyAlgorithm::Rsa(_) => &rcgen::PKCS_RSA_SHA256,
+            // INVARIANT: a signer has no key of the others.
+            KeyAlgorithm::EcP256 | KeyAlgorithm::EcP521 | KeyAlgorithm::Ed25519 => {
+                &rcgen::PKCS_ECDSA_P256_SHA256
+            }
+        }
+    }
+}
+
+impl SigningKey for CertifiedKey<'_> {
+    fn sign(&self, message: &[u8]) -> Result<Vec<u8>, rcgen::Error> {
+        self.signer
+            .sign_x509(message)
+            .or(Err(rcgen::Error::RemoteKeyError))
+    }
+}

@@ -1,0 +1,290 @@
+//! The life of trust bundles in the store.
+//!
+//! A bundle is written only when it changes, and each change raises its sequence number by one:
+//! peers poll for the number, and SPIRE's agents take a bundle with a lower one for older.
+
+use std::time::{Duration, SystemTime};
+
+use identity::{
+    bundle::{Bundle, JwtAuthority, X509Authority},
+    trust_domain::TrustDomain,
+};
+
+use crate::{
+    records::{CodecError, bundles as codec},
+    store::{Committed, Expect, Key, Revision, Store, StoreError, Txn},
+};
+
+/// How often the server's own bundle is pruned.
+pub(crate) const PRUNE_INTERVAL: Duration = Duration::from_secs(6 * 60 * 60);
+/// How long an authority stays after its end, for peers whose clocks are behind.
+const PRUNE_AFTER: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// How often a change is tried against other writers. Each loss means that another one won.
+const MAX_TRIES: usize = 64;
+
+/// A bundle as stored.
+#[derive(Clone, Debug)]
+pub(crate) struct Stored {
+    pub(crate) bundle: Bundle,
+    pub(crate) revision: Revision,
+}
+
+/// Reads the bundle of a trust domain.
+pub(crate) async fn read(
+    store: &Store,
+    trust_domain: &TrustDomain,
+) -> Result<Option<Stored>, BundleStoreError> {
+    let Some(record) = store.read(&Key::bundle(trust_domain)).await? else {
+        return Ok(None);
+    };
+    let bundle = codec::decode(&record.value).map_err(|source| BundleStoreError::Record {
+        trust_domain: trust_domain.clone(),
+        source: Box::new(source),
+    })?;
+    Ok(Some(Stored {
+        bundle,
+        revision: record.revision,
+    }))
+}
+
+/// Changes a bundle, whoever else writes to it, and makes the writes of `with` in the same commit.
+///
+/// `change` tells whether it changed anything; it is called again when another writer came first. If
+/// it changed nothing and `with` is empty, nothing is written. A conflict on a key of `with` is the
+/// caller's to judge.
+pub(crate) async fn update(
+    store: &Store,
+    trust_domain: &TrustDomain,
+    with: &Txn,
+    mut change: impl FnMut(&mut Bundle) -> bool,
+) -> Result<Updated, BundleStoreError> {
+    let key = Key::bundle(trust_domain);
+    for _ in 0..MAX_TRIES {
+        let stored = read(store, trust_domain).await?;
+        let seen = stored.as_ref().map(|stored| stored.revision);
+        let is_new = stored.is_none();
+        let mut bundle = stored.map_or_else(|| Bundle::new(trust_domain.clone()), |s| s.bundle);
+        let changed = change(&mut bundle);
+        if changed && !is_new {
+            bundle.sequence = bundle.sequence.saturating_add(1);
+        }
+        let mut txn = with.clone().expect(key.clone(), Expect::seen(seen));
+        if changed {
+            txn = txn.put(key.clone(), codec::encode(&bundle));
+        }
+        match store.commit(txn).await? {
+            Committed::At(revision) => return Ok(Updated::Made { bundle, revision }),
+            Committed::Conflict { key: lost } if lost == key => {}
+            Committed::Conflict { key } => return Ok(Updated::Conflict { key }),
+        }
+    }
+    Err(BundleStoreError::Contended {
+        trust_domain: trust_domain.clone(),
+    })
+}
+
+/// How an update went.
+#[derive(Debug)]
+pub(crate) enum Updated {
+    /// It is stored, or nothing was to be changed.
+    Made { bundle: Bundle, revision: Revision },
+    /// An expectation of the caller did not hold.
+    Conflict { key: Key },
+}
+
+/// Adds authorities that the bundle lacks. Tells whether there were any.
+#[cfg_attr(
+    not(test),
+    expect(
+        dead_code,
+        reason = "the API to append to a bundle calls it when it arrives"
+    )
+)]
+pub(crate) fn append(
+    bundle: &mut Bundle,
+    x509: impl IntoIterator<Item = X509Authority>,
+    jwt: impl IntoIterator<Item = JwtAuthority>,
+) -> bool {
+    let mut changed = false;
+    for authority in x509 {
+        changed |= bundle.add_x509_authority(authority);
+    }
+    for authority in jwt {
+        if bundle.jwt_authority(&authority.key_id).is_none() {
+            bundle.jwt_authorities.push(authority);
+            changed = true;
+        }
+    }
+    changed
+}
+
+/// Whether a bundle was pruned.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Pruned {
+    Changed,
+    Unchanged,
+    /// Every authority of a kind has ended; an empty bundle would not be better, so they all stay.
+    Refused,
+}
+
+/// Drops the authorities that ended more than a day ago; never all of a kind.
+pub(crate) fn prune(bundle: &mut Bundle, now: SystemTime) -> Pruned {
+    let ended = |end: SystemTime| {
+        end.checked_add(PRUNE_AFTER)
+            .is_some_and(|limit| limit < now)
+    };
+    let x509 = |authority: &X509Authority| !ended(authority.certificate.validity().not_after());
+    let jwt = |authority: &JwtAuthority| !authority.expires_at.is_some_and(ended);
+    let empties = |before: usize, after: usize| before > 0 && after == 0;
+    let (x509_before, jwt_before) = (bundle.x509_authorities.len(), bundle.jwt_authorities.len());
+    let x509_after = bundle.x509_authorities.iter().filter(|a| x509(a)).count();
+    let jwt_after = bundle.jwt_authorities.iter().filter(|a| jwt(a)).count();
+    if empties(x509_before, x509_after) || empties(jwt_before, jwt_after) {
+        return Pruned::Refused;
+    }
+    bundle.x509_authorities.retain(x509);
+    bundle.jwt_authorities.retain(jwt);
+    if (x509_before, jwt_before) == (x509_after, jwt_after) {
+        Pruned::Unchanged
+    } else {
+        Pruned::Changed
+    }
+}
+
+/// Why a bundle could not be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum BundleStoreError {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error("stored bundle of trust domain `{trust_domain}` is damaged")]
+    Record {
+        trust_domain: TrustDomain,
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    #[error("bundle of trust domain `{trust_domain}` is changed by others without end")]
+    Contended { trust_domain: TrustDomain },
+}
+
+impl BundleStoreError {
+    /// A stable label for metrics and logs.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Store(cause) => cause.reason(),
+            Self::Record { .. } => "bundle_record",
+            Self::Contended { .. } => "bundle_contended",
+        }
+    }
+}
+
+/// Reads a bundle's record, as watchers see it.
+pub(crate) fn from_record(value: &[u8]) -> Result<Bundle, CodecError> {
+    codec::decode(value)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::UNIX_EPOCH;
+
+    use identity::{key::PublicKey, x509::Certificate};
+    use rcgen::{CertificateParams, KeyPair, PublicKeyData as _};
+
+    use super::*;
+
+    const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
+    fn now() -> SystemTime {
+        UNIX_EPOCH + Duration::from_secs(1_800_000_000)
+    }
+
+    fn own() -> TrustDomain {
+        TrustDomain::parse("example.org").unwrap()
+    }
+
+    fn x509(ends: SystemTime) -> X509Authority {
+        let mut params = CertificateParams::default();
+        params.not_after = ends.into();
+        let certificate = params.self_signed(&KeyPair::generate().unwrap()).unwrap();
+        X509Authority::new(Certificate::parse(certificate.der()).unwrap())
+    }
+
+    fn jwt(key_id: &str, ends: SystemTime) -> JwtAuthority {
+        let key = KeyPair::generate().unwrap();
+        JwtAuthority {
+            key_id: key_id.to_owned(),
+            public_key: PublicKey::from_spki_der(&key.subject_public_key_info()).unwrap(),
+            expires_at: Some(ends),
+            tainted: false,
+        }
+    }
+
+    #[tokio::test]
+    async fn raises_the_sequence_with_each_change_and_only_then() {
+        let store = Store::memory();
+        let first = x509(now());
+        for (authority, sequence) in [(&first, 0), (&first, 0), (&x509(now()), 1)] {
+            let change = |bundle: &mut Bundle| append(bundle, [authority.clone()], []);
+            let outcome = update(&store, &own(), &Txn::new(), change).await.unwrap();
+            let Updated::Made { bundle, .. } = outcome else {
+                panic!("conflict")
+            };
+            assert_eq!(bundle.sequence, sequence);
+            assert_eq!(read(&store, &own()).await.unwrap().unwrap().bundle, bundle);
+        }
+        assert_eq!(store.snapshot().await.unwrap().0, Revision::new(2));
+    }
+
+    #[tokio::test]
+    async fn loses_no_authority_when_many_append_at_once() {
+        let store = Store::memory();
+        let authorities: Vec<_> = (0..16).map(|n| jwt(&n.to_string(), now())).collect();
+        let appends = authorities.iter().map(|authority| async {
+            update(&store, &own(), &Txn::new(), |bundle| {
+                append(bundle, [], [authority.clone()])
+            })
+            .await
+        });
+        assert!(
+            futures_util::future::join_all(appends)
+                .await
+                .iter()
+                .all(Result::is_ok)
+        );
+        let bundle = read(&store, &own()).await.unwrap().unwrap().bundle;
+        assert_eq!((bundle.jwt_authorities.len(), bundle.sequence), (16, 15));
+    }
+
+    #[test]
+    fn drops_authorities_a_day_after_their_end() {
+        let mut bundle = Bundle::new(own());
+        let kept = [x509(now()), x509(now() - DAY + Duration::from_secs(1))];
+        append(
+            &mut bundle,
+            kept.clone(),
+            [jwt("live", now()), jwt("dead", now() - DAY * 2)],
+        );
+        append(
+            &mut bundle,
+            [x509(now() - DAY - Duration::from_secs(1))],
+            [],
+        );
+        assert_eq!(prune(&mut bundle, now()), Pruned::Changed);
+        assert_eq!(bundle.x509_authorities, kept);
+        assert_eq!(bundle.jwt_authorities.len(), 1);
+        assert_eq!(prune(&mut bundle, now()), Pruned::Unchanged);
+    }
+
+    #[test]
+    fn never_prunes_a_bundle_to_nothing() {
+        let mut bundle = Bundle::new(own());
+        append(
+            &mut bundle,
+            [x509(now() - DAY * 2)],
+            [jwt("live", now()), jwt("dead", now() - DAY * 2)],
+        );
+        let before = bundle.clone();
+        assert_eq!(prune(&mut bundle, now()), Pruned::Refused);
+        assert_eq!(bundle, before);
+    }
+}
