@@ -1,7 +1,6 @@
 //! One connection, from its preface to its end.
 
 use std::pin::{Pin, pin};
-use std::time::Duration;
 
 use hyper::rt::Executor;
 use hyper::server::conn::http2;
@@ -17,9 +16,6 @@ use super::service::{ConnectionService, Streams};
 use crate::report;
 use crate::shutdown::Shutdown;
 use crate::tasks::TaskGroup;
-
-/// How long a peer that was told to go (GOAWAY) may take.
-const LEAVE: Duration = Duration::from_secs(5);
 
 /// How a connection ended.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -93,7 +89,7 @@ impl Bounds {
 
         let leave = tokio::select! {
             ended = &mut connection => return closed(ended),
-            ended = self.quiet(streams) => (ended, LEAVE),
+            ended = self.quiet(streams) => (ended, self.limits.leave),
             () = self.shutdown.requested() => (Ended::DrainDeadline, self.limits.drain),
         };
         let (ended, grace) = leave;

@@ -43,6 +43,8 @@ pub struct Limits {
     pub first_request: Duration,
     /// A connection that has had requests, and now has none, is ended after this.
     pub idle: Duration,
+    /// A peer that was told to go (GOAWAY) for its silence may take this long.
+    pub leave: Duration,
     /// A ping is sent after this much silence,
     pub keepalive: Duration,
     /// and must be answered within this; a peer that reads nothing cannot.
@@ -85,6 +87,7 @@ impl Limits {
             preface: Duration::from_secs(10),
             first_request: Duration::from_secs(30),
             idle: Duration::from_secs(300),
+            leave: Duration::from_secs(5),
             keepalive: Duration::from_secs(30),
             keepalive_timeout: Duration::from_secs(10),
             drain: Duration::from_secs(5),
