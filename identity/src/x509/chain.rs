@@ -119,7 +119,7 @@ impl<'a> Roots<'a> {
     /// Those that may sign at `now`. webpki takes an anchor's name and key, and asks nothing else;
     /// the rest is asked here and in [`Roots::allows`].
     fn usable(roots: impl Iterator<Item = &'a Certificate>, now: SystemTime) -> Self {
-        let usable = roots.filter(|root| is_current(root, now) && may_sign(root));
+        let usable = roots.filter(|root| is_current(root, now) && may_sign(root) && !is_leaf(root));
         let (certificates, anchors) = usable
             .filter_map(|root| Some((root, anchor_from_trusted_cert(root.der()).ok()?)))
             .unzip();
@@ -147,6 +147,14 @@ impl<'a> Roots<'a> {
 /// A root may be in a bundle beyond its time; nothing that it signed counts then.
 fn is_current(root: &Certificate, now: SystemTime) -> bool {
     root.validity().not_before() <= now && now <= root.validity().not_after()
+}
+
+/// X509-SVID 4.1: a signing certificate has cA TRUE. A root without basic constraints is taken for
+/// its key, as old roots are; one that denies being an authority is not.
+fn is_leaf(root: &Certificate) -> bool {
+    root.extensions()
+        .basic_constraints
+        .is_some_and(|constraints| !constraints.is_ca)
 }
 
 /// RFC 5280 4.2.1.3: a key that checks certificates has keyCertSign, where usage is restricted.

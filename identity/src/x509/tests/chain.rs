@@ -182,6 +182,15 @@ fn intermediates_must_be_allowed_to_sign() {
 }
 
 #[test]
+fn a_root_may_lack_basic_constraints_but_not_deny_to_be_an_authority() {
+    for (is_ca, accepted) in [(IsCa::NoCa, true), (IsCa::ExplicitNoCa, false)] {
+        let root = Authority::root_with("example.org", |params| params.is_ca = is_ca);
+        let verdict = verify(&[root.leaf(ID)], &root.bundle("example.org"));
+        assert_eq!(verdict.is_ok(), accepted);
+    }
+}
+
+#[test]
 fn a_leaf_does_not_sign_leaves() {
     let root = Authority::root("example.org");
     let (certificate, key) = root.leaf_with("spiffe://example.org/mallory", |_| {});
