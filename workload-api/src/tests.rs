@@ -6,4 +6,5 @@ mod header;
 mod jwt;
 mod secrets;
 mod time;
+mod wire;
 mod x509;

@@ -1,10 +1,9 @@
-//! X509-SVIDs: order, hints, withdrawal, and the bytes on the wire.
+//! X509-SVIDs: order, hints, withdrawal.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use identity::bundle::Bundle;
-use prost::Message;
 use tonic::Code;
 
 use crate::client::X509Context;
@@ -166,68 +165,6 @@ async fn a_foreign_bundle_without_x509_authorities_is_left_out() {
     let context = served.client().await.fetch_x509().await.unwrap();
     let domains: Vec<_> = context.federated.keys().collect();
     assert_eq!(domains, [&foreign.trust_domain]);
-}
-
-/// The messages again, by the numbers of the standard's proto and not by ours.
-mod upstream {
-    use std::collections::BTreeMap;
-
-    #[derive(Clone, PartialEq, prost::Message)]
-    pub(super) struct Response {
-        #[prost(message, repeated, tag = "1")]
-        pub(super) svids: Vec<Svid>,
-        #[prost(bytes = "vec", repeated, tag = "2")]
-        pub(super) crl: Vec<Vec<u8>>,
-        #[prost(btree_map = "string, bytes", tag = "3")]
-        pub(super) federated_bundles: BTreeMap<String, Vec<u8>>,
-    }
-
-    #[derive(Clone, PartialEq, prost::Message)]
-    pub(super) struct Svid {
-        #[prost(string, tag = "1")]
-        pub(super) spiffe_id: String,
-        #[prost(bytes = "vec", tag = "2")]
-        pub(super) x509_svid: Vec<u8>,
-        #[prost(bytes = "vec", tag = "3")]
-        pub(super) x509_svid_key: Vec<u8>,
-        #[prost(bytes = "vec", tag = "4")]
-        pub(super) bundle: Vec<u8>,
-        #[prost(string, tag = "5")]
-        pub(super) hint: String,
-    }
-}
-
-#[tokio::test]
-async fn the_bytes_have_the_field_numbers_of_the_standard_and_no_other_field() {
-    let served = Served::start();
-    let pki = &served.pki;
-    let foreign = Pki::new("foreign.test");
-    let federated = BTreeMap::from([(foreign.trust_domain.clone(), Arc::clone(&foreign.bundle))]);
-    served
-        .source
-        .set_bundles(Bundles::new(Arc::clone(&pki.bundle), federated));
-    let identity = pki.identity("a", "/only", "internal", 1);
-    let update = served.source.publish(vec![Arc::clone(&identity)]);
-    let bytes = update.x509_svids();
-    let read = upstream::Response::decode(bytes.clone()).unwrap();
-    let expected = upstream::Response {
-        svids: vec![upstream::Svid {
-            spiffe_id: pki.id("/only"),
-            x509_svid: identity.svid.leaf().der().to_vec(),
-            x509_svid_key: identity.svid.key().pkcs8_der().to_vec(),
-            bundle: pki.bundle.x509_der(),
-            hint: "internal".to_owned(),
-        }],
-        crl: Vec::new(),
-        federated_bundles: [(
-            "spiffe://foreign.test".to_owned(),
-            foreign.bundle.x509_der(),
-        )]
-        .into(),
-    };
-    assert_eq!(read, expected);
-    // A field that the standard does not know would be lost on the way back.
-    assert_eq!(read.encode_to_vec(), bytes.as_ref());
 }
 
 #[tokio::test]
