@@ -2,6 +2,7 @@
 
 mod bind;
 mod client;
+mod hostile;
 mod tls;
 mod unix;
 
