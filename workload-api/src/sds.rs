@@ -39,7 +39,8 @@ mod resources;
 /// The service as Envoy's proto has it.
 pub(crate) const NAME: &str = "envoy.service.secret.v3.SecretDiscoveryService";
 
-/// An Envoy's first request describes its node, with every extension that is compiled in: 100 KiB.
+/// Every request of an Envoy describes its node, with all the extensions that are compiled in: 60 KiB
+/// from version 1.40, and more from each later one.
 const MAX_REQUEST: usize = 1024 * 1024;
 
 /// An Envoy asks for one name, or a few, on one stream.
