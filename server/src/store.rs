@@ -5,6 +5,7 @@
 //! from an index fed by `watch` alone; what a caller wrote is visible once the index has reached the
 //! revision of its commit.
 
+mod backup;
 #[cfg(test)]
 mod conformance;
 mod history;
@@ -24,6 +25,7 @@ use bytes::Bytes;
 #[cfg(any(test, feature = "test-util"))]
 pub use self::memory::Faults;
 pub use self::{
+    backup::{Backup, BackupError, FormatError, RestoreError},
     history::{Change, Watch, WatchEvent},
     key::{Family, Key},
 };

@@ -24,6 +24,7 @@ use tokio::sync::{Semaphore, oneshot};
 
 use self::{
     file::Opened,
+    open::Content,
     writer::{Order, Request, Writer},
 };
 use super::{
@@ -70,6 +71,31 @@ impl Redb {
     /// Opens the store of `data_dir`, or makes it.
     pub(super) fn open(data_dir: &Path, trust_domain: &str) -> Result<Self, OpenError> {
         Self::start(file::open(data_dir, trust_domain)?)
+    }
+
+    /// Opens the store of `data_dir`, which must be there, and tells whose it is.
+    pub(super) fn open_existing(data_dir: &Path) -> Result<(Self, String), OpenError> {
+        let opened = file::open_existing(data_dir)?;
+        let trust_domain = opened.trust_domain.clone();
+        Ok((Self::start(opened)?, trust_domain))
+    }
+
+    /// Makes a store of these records in `data_dir`, where there must be none.
+    pub(super) fn restore(
+        data_dir: &Path,
+        trust_domain: &str,
+        revision: Revision,
+        records: &[Record],
+    ) -> Result<(), OpenError> {
+        file::create(
+            data_dir,
+            &Content {
+                trust_domain,
+                revision,
+                records,
+            },
+        )
+        .map(drop)
     }
 
     fn start(opened: Opened) -> Result<Self, OpenError> {

@@ -13,7 +13,7 @@ use redb::Database;
 use super::{
     OpenError, Revision,
     device::{Device, Gate},
-    open::{self, Admitted, Refusal},
+    open::{self, Admitted, Content, Refusal},
 };
 
 /// The name of the datastore within `data_dir`.
@@ -37,20 +37,31 @@ pub(super) fn open(data_dir: &Path, trust_domain: &str) -> Result<Opened, OpenEr
     let file = match open_locked(&path) {
         Ok(file) => file,
         Err(OpenError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
-            create(data_dir, &path, trust_domain)?
+            create(data_dir, &Content::empty(trust_domain))?
         }
         Err(cause) => return Err(cause),
     };
+    admit(file, path, Some(trust_domain))
+}
+
+/// Opens the datastore of `data_dir`, whosever it is; there must be one.
+pub(super) fn open_existing(data_dir: &Path) -> Result<Opened, OpenError> {
+    let path = data_dir.join(FILE_NAME);
+    admit(open_locked(&path)?, path, None)
+}
+
+fn admit(file: File, path: PathBuf, wanted: Option<&str>) -> Result<Opened, OpenError> {
     let device: Arc<dyn Device> = Arc::new(file);
-    let admitted = open::open(Arc::clone(&device), trust_domain);
+    let admitted = open::open(Arc::clone(&device), wanted);
     let Admitted {
+        trust_domain,
         database,
         gate,
         revision,
-    } = admitted.map_err(|refusal| refused(refusal, &path, trust_domain))?;
+    } = admitted.map_err(|refusal| refused(refusal, &path, wanted.unwrap_or_default()))?;
     Ok(Opened {
         path,
-        trust_domain: trust_domain.to_owned(),
+        trust_domain,
         database,
         gate,
         device,
@@ -65,11 +76,12 @@ fn open_locked(path: &Path) -> Result<File, OpenError> {
     Ok(file)
 }
 
-/// Makes a whole, empty datastore, and only then gives it its name.
+/// Makes a whole datastore, and only then gives it its name.
 ///
 /// The lock is taken before the rename, so a second server either finds the new file locked, or the
 /// old name taken.
-fn create(data_dir: &Path, path: &Path, trust_domain: &str) -> Result<File, OpenError> {
+pub(super) fn create(data_dir: &Path, content: &Content<'_>) -> Result<File, OpenError> {
+    let path = &data_dir.join(FILE_NAME);
     let made = DirBuilder::new()
         .recursive(true)
         .mode(0o700)
@@ -99,8 +111,8 @@ fn create(data_dir: &Path, path: &Path, trust_domain: &str) -> Result<File, Open
         let device = file
             .try_clone()
             .map_err(|source| failed("open", &new, source))?;
-        open::create(Arc::new(device), trust_domain)
-            .map_err(|refusal| refused(refusal, &new, trust_domain))?;
+        open::create(Arc::new(device), content)
+            .map_err(|refusal| refused(refusal, &new, content.trust_domain))?;
         file.sync_all()
             .map_err(|source| failed("sync", &new, source))?;
         std::fs::rename(&new, path).map_err(|source| failed("name", path, source))?;

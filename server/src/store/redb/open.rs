@@ -9,15 +9,35 @@ use std::{
 use redb::{Database, ReadableDatabase, ReadableTable as _, StorageError};
 
 use super::{
-    CACHE_BYTES, FORMAT, FORMAT_VERSION, NUMBERS, RECORDS, REVISION, Revision, TEXTS, TRUST_DOMAIN,
+    CACHE_BYTES, FORMAT, FORMAT_VERSION, NUMBERS, RECORDS, REVISION, Record, Revision, TEXTS,
+    TRUST_DOMAIN,
     device::{Device, Gate},
 };
 
 /// A database that was checked, and its newest revision.
 pub(super) struct Admitted {
+    pub(super) trust_domain: String,
     pub(super) database: Database,
     pub(super) gate: Gate,
     pub(super) revision: Revision,
+}
+
+/// What a new store begins with.
+#[derive(Debug)]
+pub(super) struct Content<'a> {
+    pub(super) trust_domain: &'a str,
+    pub(super) revision: Revision,
+    pub(super) records: &'a [Record],
+}
+
+impl<'a> Content<'a> {
+    pub(super) fn empty(trust_domain: &'a str) -> Self {
+        Self {
+            trust_domain,
+            revision: Revision::ZERO,
+            records: &[],
+        }
+    }
 }
 
 /// Why a device holds no database for us. It was left as it was.
@@ -35,8 +55,8 @@ pub(super) enum Refusal {
     OtherTrustDomain { found: String },
 }
 
-/// Opens what a device holds, every page checked.
-pub(super) fn open(device: Arc<dyn Device>, trust_domain: &str) -> Result<Admitted, Refusal> {
+/// Opens what a device holds, every page checked. `wanted` is whose it must be.
+pub(super) fn open(device: Arc<dyn Device>, wanted: Option<&str>) -> Result<Admitted, Refusal> {
     if device.len().map_err(Refusal::Io)? == 0 {
         // We never leave an empty file behind: a new one gets its name when it is whole.
         return Err(Refusal::Damaged(None));
@@ -50,21 +70,22 @@ pub(super) fn open(device: Arc<dyn Device>, trust_domain: &str) -> Result<Admitt
         Ok((database, found))
     }));
     let (database, found) = opened.unwrap_or(Err(Refusal::Damaged(None)))?;
-    let revision = found.check(trust_domain)?;
+    let (revision, trust_domain) = found.check(wanted)?;
     gate.admit().map_err(Refusal::Io)?;
     Ok(Admitted {
+        trust_domain,
         database,
         gate,
         revision,
     })
 }
 
-/// Makes an empty store on an empty device.
-pub(super) fn create(device: Arc<dyn Device>, trust_domain: &str) -> Result<(), Refusal> {
+/// Makes a store with these records on an empty device.
+pub(super) fn create(device: Arc<dyn Device>, content: &Content<'_>) -> Result<(), Refusal> {
     let gate = Gate::new(device).map_err(Refusal::Io)?;
     gate.admit().map_err(Refusal::Io)?;
     let database = open_redb(&gate)?;
-    initialize(&database, trust_domain)?;
+    initialize(&database, content)?;
     database.close().map_err(|cause| Refusal::of(cause.into()))
 }
 
@@ -78,16 +99,22 @@ fn open_redb(gate: &Gate) -> Result<Database, Refusal> {
         .map_err(|cause| Refusal::of(cause.into()))
 }
 
-fn initialize(database: &Database, trust_domain: &str) -> Result<(), redb::Error> {
+fn initialize(database: &Database, content: &Content<'_>) -> Result<(), redb::Error> {
     let write = database.begin_write()?;
     {
         let mut numbers = write.open_table(NUMBERS)?;
         numbers.insert(FORMAT, FORMAT_VERSION)?;
-        numbers.insert(REVISION, Revision::ZERO.number())?;
+        numbers.insert(REVISION, content.revision.number())?;
         write
             .open_table(TEXTS)?
-            .insert(TRUST_DOMAIN, trust_domain)?;
-        write.open_table(RECORDS)?;
+            .insert(TRUST_DOMAIN, content.trust_domain)?;
+        let mut records = write.open_table(RECORDS)?;
+        for record in content.records {
+            records.insert(
+                record.key.as_str(),
+                (record.revision.number(), record.value.as_ref()),
+            )?;
+        }
     }
     Ok(write.commit()?)
 }
@@ -135,7 +162,7 @@ fn inspect(database: &Database) -> Result<Found, redb::Error> {
 }
 
 impl Found {
-    fn check(self, trust_domain: &str) -> Result<Revision, Refusal> {
+    fn check(self, wanted: Option<&str>) -> Result<(Revision, String), Refusal> {
         let format = self.format.ok_or(Refusal::Foreign)?;
         if format > FORMAT_VERSION {
             return Err(Refusal::NewerFormat { found: format });
@@ -143,10 +170,10 @@ impl Found {
         let (Some(revision), Some(found)) = (self.revision, self.trust_domain) else {
             return Err(Refusal::Foreign);
         };
-        if found != trust_domain {
+        if wanted.is_some_and(|wanted| wanted != found) {
             return Err(Refusal::OtherTrustDomain { found });
         }
-        Ok(Revision::new(revision))
+        Ok((Revision::new(revision), found))
     }
 }
 

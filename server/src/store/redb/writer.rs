@@ -167,11 +167,12 @@ impl Writer {
     }
 
     fn reopen(&mut self) -> Result<(), StoreError> {
-        let opened = open::open(Arc::clone(&self.device), &self.trust_domain);
+        let opened = open::open(Arc::clone(&self.device), Some(&self.trust_domain));
         let Admitted {
             database,
             gate,
             revision,
+            ..
         } = opened.map_err(|refusal| StoreError::failed("open again", refusal))?;
         *self.current.write() = Some(Arc::new(database));
         self.gate = gate;

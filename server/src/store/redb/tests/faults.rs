@@ -13,13 +13,13 @@ use crate::store::{
 
 fn formatted() -> Disk {
     let disk = Disk::default();
-    open::create(Arc::new(disk.clone()), "example.org").unwrap();
+    open::create(Arc::new(disk.clone()), &open::Content::empty("example.org")).unwrap();
     disk
 }
 
 fn start(disk: &Disk) -> Store {
     let device: Arc<dyn Device> = Arc::new(disk.clone());
-    let admitted = open::open(Arc::clone(&device), "example.org").unwrap();
+    let admitted = open::open(Arc::clone(&device), Some("example.org")).unwrap();
     let opened = Opened {
         path: PathBuf::from("disk"),
         trust_domain: "example.org".to_owned(),
