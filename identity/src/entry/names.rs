@@ -147,7 +147,7 @@ impl HintError {
 ///
 /// Labels have 1 to 63 letters, digits, dashes or underscores, no dash at either end, and dashes
 /// in the third and fourth place only in the form `xn--…`; the name has at most 253 bytes, no dot
-/// at its end, and a letter or dash in its last label, so that it is no address. The case is kept.
+/// at its end, and a last label that is no number, so that it is no address. The case is kept.
 /// Cheap to clone.
 ///
 /// SPIRE also lets numbers, spaces and other printable characters pass. TLS libraries do not match
@@ -179,9 +179,7 @@ impl DnsName {
         if name.len() > MAX_DNS_NAME_BYTES {
             return Err(DnsNameError::TooLong);
         }
-        // RFC 1123 2.1: a host name is told from an address by its last label.
-        let is_address = |label: &str| label.bytes().all(|b| b.is_ascii_digit());
-        if !labels.split('.').all(is_label) || labels.rsplit('.').next().is_some_and(is_address) {
+        if !labels.split('.').all(is_label) || labels.rsplit('.').next().is_some_and(is_number) {
             return Err(DnsNameError::Label);
         }
         Ok(Self(name.into()))
@@ -205,6 +203,16 @@ fn is_label(label: &str) -> bool {
         && label
             .bytes()
             .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'))
+}
+
+/// Whether the last label makes the name an address (RFC 1123 2.1; readers take the hexadecimal form
+/// for one as well).
+fn is_number(label: &str) -> bool {
+    let hex = label
+        .strip_prefix("0x")
+        .or_else(|| label.strip_prefix("0X"));
+    label.bytes().all(|b| b.is_ascii_digit())
+        || hex.is_some_and(|digits| digits.bytes().all(|b| b.is_ascii_hexdigit()))
 }
 
 /// Why a text is not a DNS name. The messages are those that operators of SPIRE know.

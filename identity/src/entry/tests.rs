@@ -197,6 +197,8 @@ fn dns_names_are_strict_labels_with_a_wildcard_at_the_left_at_most() {
         (&long, DnsNameError::TooLong),
         ("bad dns", DnsNameError::Label),
         ("1.2.3.4", DnsNameError::Label),
+        ("a.0X", DnsNameError::Label),
+        ("a.0x7f", DnsNameError::Label),
         ("a..b", DnsNameError::Label),
         (".a", DnsNameError::Label),
         ("-a.example", DnsNameError::Label),
