@@ -1,6 +1,7 @@
 //! One connection, from its preface to its end.
 
 use std::pin::{Pin, pin};
+use std::time::Duration;
 
 use hyper::rt::Executor;
 use hyper::server::conn::http2;
@@ -80,45 +81,53 @@ impl Bounds {
     where
         T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let streams = service.activity.watch();
+        let mut streams = service.activity.watch();
         let executor = StreamExecutor::new(self.tasks.clone());
         // The streams are dropped with the connection, whether or not they ask h2 for its state.
         let _streams_end = executor.end_with_guard();
         let io = TokioIo::new(AfterPreface::new(stream));
         let mut connection = pin!(self.http2(executor).serve_connection(io, service));
 
-        let leave = tokio::select! {
+        let ended = tokio::select! {
             ended = &mut connection => return closed(ended),
-            ended = self.quiet(streams) => (ended, self.limits.leave),
-            () = self.shutdown.requested() => (Ended::DrainDeadline, self.limits.drain),
+            ended = self.quiet(&mut streams) => ended,
+            () = self.shutdown.requested() => Ended::DrainDeadline,
         };
-        let (ended, grace) = leave;
         Pin::as_mut(&mut connection).graceful_shutdown();
-        match tokio::time::timeout(grace, connection).await {
-            Ok(Ok(())) if ended == Ended::DrainDeadline => Ended::Closed,
-            _ => ended,
+        tokio::select! {
+            closed = connection => match (closed, ended) {
+                (Ok(()), Ended::DrainDeadline) => Ended::Closed,
+                _ => ended,
+            },
+            () = self.overdue(ended, &mut streams) => ended,
         }
     }
 
     /// Waits until the connection has been without a stream for too long.
-    async fn quiet(&self, mut streams: watch::Receiver<Streams>) -> Ended {
+    async fn quiet(&self, streams: &mut watch::Receiver<Streams>) -> Ended {
         loop {
-            let Streams { open, any } = *streams.borrow_and_update();
+            let any = streams.borrow().any;
             let (patience, ended) = match any {
                 true => (self.limits.idle, Ended::Idle),
                 false => (self.limits.first_request, Ended::NoRequest),
             };
-            if open > 0 {
-                if streams.changed().await.is_err() {
-                    return ended;
-                }
-            } else if tokio::time::timeout(patience, streams.changed())
-                .await
-                .is_err()
-            {
+            if without_streams(streams, patience).await {
                 return ended;
             }
         }
+    }
+
+    /// Waits until a peer that was told to go has had its time. A stream that crossed the word on
+    /// its way is let go on.
+    async fn overdue(&self, ended: Ended, streams: &mut watch::Receiver<Streams>) {
+        if ended != Ended::DrainDeadline {
+            let left = async { while !without_streams(streams, self.limits.leave).await {} };
+            tokio::select! {
+                () = left => return,
+                () = self.shutdown.requested() => {}
+            }
+        }
+        tokio::time::sleep(self.limits.drain).await;
     }
 
     fn http2(&self, executor: StreamExecutor) -> http2::Builder<StreamExecutor> {
@@ -138,6 +147,16 @@ impl Bounds {
             .auto_date_header(false);
         builder
     }
+}
+
+/// Waits for the streams to end and then for `patience`; false if one began in that time.
+async fn without_streams(streams: &mut watch::Receiver<Streams>, patience: Duration) -> bool {
+    // An error says that the connection is gone, and its streams with it.
+    let _ = streams.wait_for(|streams| streams.open == 0).await;
+    !matches!(
+        tokio::time::timeout(patience, streams.changed()).await,
+        Ok(Ok(()))
+    )
 }
 
 fn closed(ended: hyper::Result<()>) -> Ended {
