@@ -12,6 +12,7 @@
     reason = "what goes wrong here is the failure of the test that calls it"
 )]
 
+pub mod api;
 pub mod domain;
 pub mod envoy;
 pub mod peers;

@@ -1,0 +1,201 @@
+//! A workload that does not play fair, and what it attacks where that needs processes of its own.
+//!
+//! `hostile reuse ROUNDS` runs in a pid namespace of its own: a process connects to a socket, hands the
+//! connection to a child and dies; its pid is given to a victim; only then the connection is accepted and
+//! attested. It prints how many rounds told the connection to be the victim's.
+//!
+//! `hostile pass-on ENDPOINT` opens a stream of the Workload API, hands the connection to a child that
+//! reads to its end, and dies.
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::print_stdout,
+    clippy::exit,
+    reason = "what goes wrong here is the failure of the test that runs it"
+)]
+
+use std::io::Read;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use attestors::workload::Verdict;
+use attestors::workload::unix::{Options, Unix};
+use hyper_util::rt::TokioIo;
+use proto::workload::X509svidRequest;
+use proto::workload::spiffe_workload_api_client::SpiffeWorkloadApiClient;
+use runtime::unix::Peer;
+use tonic::transport::{Endpoint, Uri};
+
+fn main() {
+    let words: Vec<String> = std::env::args().collect();
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    match words.as_slice() {
+        [_, "reuse", rounds] => in_runtime(reuse(rounds.parse().unwrap())),
+        [_, "connect", socket] => connect_and_leave(Path::new(socket)),
+        [_, "pass-on", socket] => in_runtime(pass_on(socket)),
+        [_, "read-to-end"] => read_to_end(),
+        // A victim, and a holder of a connection: they wait until their input ends.
+        [_, "wait"] => drop(std::io::stdin().read(&mut [0; 1])),
+        _ => panic!("unknown words {words:?}"),
+    }
+}
+
+// One thread alone, so that no other task takes the pid that is to be reused.
+fn in_runtime(task: impl Future<Output = ()>) {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap()
+        .block_on(task);
+}
+
+#[derive(Debug, Default)]
+struct Counts {
+    reused: u32,
+    refused: u32,
+    wrong: u32,
+    missed: u32,
+}
+
+async fn reuse(rounds: u32) {
+    let folder = tempfile::tempdir().unwrap();
+    let victim = folder.path().join("victim");
+    std::fs::copy(std::env::current_exe().unwrap(), &victim).unwrap();
+    let socket = folder.path().join("socket");
+    let listener = UnixListener::bind(&socket).unwrap();
+    let options = Options {
+        discover_workload_path: true,
+        ..Options::default()
+    };
+    let attestor = Unix::new(options);
+    let mut counts = Counts::default();
+    while counts.reused < rounds {
+        round(&listener, &socket, &victim, &attestor, &mut counts);
+        assert!(
+            counts.missed < 10 * rounds + 1_000,
+            "the pid cannot be forced: {counts:?}"
+        );
+    }
+    println!(
+        "reused={} refused={} wrong={}",
+        counts.reused, counts.refused, counts.wrong
+    );
+}
+
+fn round(
+    listener: &UnixListener,
+    socket: &Path,
+    victim: &Path,
+    attestor: &Unix,
+    counts: &mut Counts,
+) {
+    let mut attacker = Command::new("/proc/self/exe")
+        .arg("connect")
+        .arg(socket)
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let pid = attacker.id();
+    attacker.wait().unwrap();
+    std::fs::write("/proc/sys/kernel/ns_last_pid", (pid - 1).to_string()).unwrap();
+    // Same user, other program: only the identity of the process tells the two apart.
+    let mut there = Command::new(victim)
+        .arg("wait")
+        .stdin(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let (stream, _) = listener.accept().unwrap();
+    if there.id() == pid {
+        counts.reused += 1;
+        match attest(stream, attestor) {
+            None => counts.refused += 1,
+            Some(path) if path == victim => counts.wrong += 1,
+            Some(_) => {}
+        }
+    } else {
+        counts.missed += 1;
+    }
+    there.kill().unwrap();
+    there.wait().unwrap();
+}
+
+/// The program that the attestor says is behind the connection, if it says anything.
+fn attest(stream: UnixStream, attestor: &Unix) -> Option<PathBuf> {
+    stream.set_nonblocking(true).unwrap();
+    let stream = tokio::net::UnixStream::from_std(stream).unwrap();
+    let peer = Peer::of(&stream).ok()?;
+    match attestor.look(&peer) {
+        Ok(Verdict::Attested(selectors)) => {
+            let path = selectors
+                .iter()
+                .find(|selector| selector.value().starts_with("path:"))?;
+            Some(PathBuf::from(path.value().trim_start_matches("path:")))
+        }
+        Ok(Verdict::Denied(_)) | Err(_) => None,
+    }
+}
+
+/// Connects, leaves the connection to a child, and ends.
+#[expect(
+    clippy::zombie_processes,
+    reason = "the child outlives its parent: that is the attack"
+)]
+fn connect_and_leave(socket: &Path) {
+    let stream = UnixStream::connect(socket).unwrap();
+    let connection = Stdio::from(OwnedFd::from(stream));
+    Command::new("/proc/self/exe")
+        .arg("wait")
+        .stdin(connection)
+        .stdout(Stdio::null())
+        .process_group(0)
+        .spawn()
+        .unwrap();
+}
+
+async fn pass_on(socket: &str) {
+    let path = socket.to_owned();
+    let (keep, kept) = std::sync::mpsc::sync_channel(1);
+    let connector = tower::service_fn(move |_: Uri| {
+        let (path, keep) = (path.clone(), keep.clone());
+        async move {
+            let stream = tokio::net::UnixStream::connect(path).await?;
+            let stream = stream.into_std()?;
+            keep.try_send(stream.try_clone()?).unwrap();
+            tokio::net::UnixStream::from_std(stream).map(TokioIo::new)
+        }
+    });
+    let channel = Endpoint::from_static("http://localhost")
+        .connect_with_connector(connector)
+        .await
+        .unwrap();
+    let mut request = tonic::Request::new(X509svidRequest {});
+    request
+        .metadata_mut()
+        .insert("workload.spiffe.io", "true".parse().unwrap());
+    let mut stream = SpiffeWorkloadApiClient::new(channel)
+        .fetch_x509svid(request)
+        .await
+        .unwrap()
+        .into_inner();
+    let first = stream.message().await.unwrap().unwrap();
+    println!("stream of {}", first.svids.first().unwrap().spiffe_id);
+    let connection = kept.recv().unwrap();
+    connection.set_nonblocking(false).unwrap();
+    let child = Command::new("/proc/self/exe")
+        .arg("read-to-end")
+        .stdin(Stdio::from(OwnedFd::from(connection)))
+        .spawn()
+        .unwrap();
+    println!("passed on to {}", child.id());
+    // Without a word to the agent: a destructor would end the stream politely.
+    std::process::exit(0);
+}
+
+fn read_to_end() {
+    let mut rest = Vec::new();
+    let ended = std::io::stdin().read_to_end(&mut rest).is_ok();
+    println!("the stream ended: {ended}");
+}

@@ -1,0 +1,14 @@
+//! Attacks and accidents, against real processes. `make attack` runs them with long rounds.
+
+mod crash;
+mod peer;
+
+/// How many rounds of an attack to run: `normal`, or what SIGNET_ROUNDS asks for.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the tests have no `main` of their own"
+)]
+fn rounds(normal: u32) -> u32 {
+    let asked = std::env::var("SIGNET_ROUNDS").ok();
+    asked.and_then(|text| text.parse().ok()).unwrap_or(normal)
+}
