@@ -89,7 +89,7 @@ async fn write_until_killed(domain: &mut Domain, round: u32, kill_after: usize) 
     tokio::task::spawn_blocking(move || {
         eventually("enough entries", || {
             watched.load(Ordering::SeqCst) > kill_after.min(ENTRIES - WRITERS)
-        })
+        });
     })
     .await
     .expect("the wait ends");

@@ -1,4 +1,8 @@
 //! Attacks and accidents, against real processes. `make attack` runs them with long rounds.
+#![expect(
+    clippy::expect_used,
+    reason = "what goes wrong in a helper is the failure of its test"
+)]
 
 mod crash;
 mod peer;
