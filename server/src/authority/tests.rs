@@ -1,13 +1,17 @@
-use std::{collections::BTreeSet, time::UNIX_EPOCH};
+use std::{
+    collections::BTreeSet,
+    time::{Duration, UNIX_EPOCH},
+};
 
-use identity::{bundle::JwtAuthority, jwt, spiffe_id::SpiffeId};
+use identity::{bundle::JwtAuthority, jwt, spiffe_id::SpiffeId, trust_domain::TrustDomain};
 use proptest::prelude::*;
 use runtime::shutdown::{Reason, Shutdown};
 
 use super::*;
 use crate::{
+    keys::KeyType,
     records::authorities as codec,
-    store::{Committed, Expect, Record},
+    store::{Committed, Expect, Family, Key, Record, Revision, Txn, WatchEvent},
 };
 
 fn now() -> SystemTime {
