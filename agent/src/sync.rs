@@ -141,14 +141,14 @@ impl<U: Upstream> Sync<U> {
         result
     }
 
-    /// Synchronizes at the interval, until shutdown; earlier when the cache lacks a bundle.
+    /// Synchronizes at the interval, until shutdown; earlier when [`Driver::sync_now`] asks for it.
     pub async fn run(mut self, shutdown: Shutdown) {
         let mut wait = self.next_wait(true);
         loop {
             tokio::select! {
                 () = shutdown.requested() => return,
                 () = self.deps.clock.sleep(wait) => {}
-                () = self.deps.driver.bundles_wanted() => {}
+                () = self.deps.driver.sync_wanted() => {}
             }
             let synced = tokio::select! {
                 () = shutdown.requested() => return,

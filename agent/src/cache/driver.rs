@@ -83,7 +83,7 @@ pub struct Driver<U> {
     flights: Flights,
     alarm: watch::Sender<Option<SystemTime>>,
     own_bundle: watch::Sender<Arc<Bundle>>,
-    bundles_wanted: Arc<Notify>,
+    sync_wanted: Notify,
 }
 
 #[derive(Debug)]
@@ -111,7 +111,7 @@ impl<U: Upstream> Driver<U> {
             flights: Flights::default(),
             alarm: watch::Sender::new(None),
             own_bundle: watch::Sender::new(own),
-            bundles_wanted: Arc::default(),
+            sync_wanted: Notify::default(),
         })
     }
 
@@ -184,9 +184,14 @@ impl<U: Upstream> Driver<U> {
         self.own_bundle.subscribe()
     }
 
-    /// Waits until an SVID was signed by an authority that the bundles do not have.
-    pub async fn bundles_wanted(&self) {
-        self.bundles_wanted.notified().await;
+    /// Asks for a synchronization now: after the agent has attested again, say.
+    pub fn sync_now(&self) {
+        self.sync_wanted.notify_one();
+    }
+
+    /// Waits until a synchronization is wanted before its time.
+    pub async fn sync_wanted(&self) {
+        self.sync_wanted.notified().await;
     }
 
     /// How much the cache holds.
@@ -254,7 +259,7 @@ impl<U: Upstream> Driver<U> {
                     stream.send_replace(None);
                 }
             }
-            Action::FetchBundles => self.bundles_wanted.notify_one(),
+            Action::FetchBundles => self.sync_now(),
             Action::Expired {
                 entry_id,
                 spiffe_id,

@@ -24,6 +24,11 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// How long after a failure the server is asked again.
 const PAUSE: Duration = Duration::from_secs(1);
 
+const OTHER_IDENTITY: UpstreamError = UpstreamError::Protocol {
+    what: "the JWT-SVID is for another SPIFFE ID",
+    source: None,
+};
+
 impl<U: Upstream> Driver<U> {
     /// Obtains a JWT-SVID for exactly this audience.
     pub async fn jwt_svid(
@@ -39,27 +44,31 @@ impl<U: Upstream> Driver<U> {
                 .map_err(upstream);
         }
         let key = JwtKey::new(entry.id.clone(), audience.to_vec());
-        let now = self.deps.clock.now();
-        let found = self.inner.lock().state.jwt().find(&key, now);
-        match found {
+        match self.find(&key) {
             Found::Fresh(svid) => Ok(svid),
-            Found::Stale(svid) => {
-                let landing = self.board(key, entry, audience, Duration::ZERO);
-                match timeout(self.options.jwt_hit_timeout, landed(landing)).await {
-                    Ok(Ok(fresh)) => Ok(fresh),
-                    // The server is gone or slow; this one is valid.
-                    Ok(Err(_)) | Err(_) if svid.expires_at() > self.deps.clock.now() => Ok(svid),
-                    Ok(Err(error)) => Err(error),
-                    Err(_) => Err(JwtFetchError::Deadline),
+            Found::Stale(_) => {
+                let landing = self.board(key.clone(), entry, audience, Duration::ZERO);
+                let landed = timeout(self.options.jwt_hit_timeout, landed(landing, entry)).await;
+                match (landed, self.find(&key)) {
+                    (Ok(Ok(fresh)), _) => Ok(fresh),
+                    // The server is gone or slow, and the token still valid. Looked up again, for
+                    // the answer may have been that this agent is banned.
+                    (_, Found::Fresh(svid) | Found::Stale(svid)) => Ok(svid),
+                    (Ok(Err(error)), Found::Nothing) => Err(error),
+                    (Err(_), Found::Nothing) => Err(JwtFetchError::Deadline),
                 }
             }
             Found::Nothing => {
                 let landing = self.board(key, entry, audience, PATIENCE);
-                timeout(PATIENCE, landed(landing))
-                    .await
-                    .unwrap_or(Err(JwtFetchError::Deadline))
+                let landed = timeout(PATIENCE, landed(landing, entry)).await;
+                landed.unwrap_or(Err(JwtFetchError::Deadline))
             }
         }
+    }
+
+    fn find(&self, key: &JwtKey) -> Found {
+        let now = self.deps.clock.now();
+        self.inner.lock().state.jwt().find(key, now)
     }
 
     /// Joins the request for this token, or makes it. It goes on when the caller goes away, for
@@ -142,10 +151,7 @@ impl<U: Upstream> Driver<U> {
             })?;
         // A token for somebody else, or for more than was asked, is handed to nobody.
         if *svid.id() != entry.spiffe_id {
-            return Err(UpstreamError::Protocol {
-                what: "the JWT-SVID is for another SPIFFE ID",
-                source: None,
-            });
+            return Err(OTHER_IDENTITY);
         }
         if !JwtKey::new(entry.id.clone(), audience.to_vec()).is_audience_of(&svid) {
             return Err(UpstreamError::Protocol {
@@ -173,7 +179,10 @@ impl<U: Upstream> Driver<U> {
     }
 }
 
-async fn landed(landing: Option<watch::Receiver<Landing>>) -> Result<JwtSvid, JwtFetchError> {
+async fn landed(
+    landing: Option<watch::Receiver<Landing>>,
+    entry: &Entry,
+) -> Result<JwtSvid, JwtFetchError> {
     let Some(mut landing) = landing else {
         let message = "too many different JWT-SVIDs are being requested".to_owned();
         return Err(upstream(Arc::new(UpstreamError::Overloaded { message })));
@@ -183,7 +192,9 @@ async fn landed(landing: Option<watch::Receiver<Landing>>) -> Result<JwtSvid, Jw
         return Err(JwtFetchError::ShuttingDown);
     };
     match landed.as_ref() {
-        Some(Ok(svid)) => Ok(svid.clone()),
+        Some(Ok(svid)) if *svid.id() == entry.spiffe_id => Ok(svid.clone()),
+        // The request that was joined is older than the entry, which was renamed since.
+        Some(Ok(_)) => Err(upstream(Arc::new(OTHER_IDENTITY))),
         Some(Err(error)) => Err(upstream(Arc::clone(error))),
         None => Err(JwtFetchError::ShuttingDown),
     }

@@ -12,7 +12,7 @@ use super::super::driver::{Deps, Driver, Options};
 use super::*;
 use crate::sync::{self, Sync};
 use crate::upstream::fake::{FakeServer, Mood, entry, selectors};
-use crate::upstream::{Denial, UpstreamError};
+use crate::upstream::{Denial, EntrySet, UpstreamError};
 
 /// An agent's cache with its server, in simulated time.
 struct Agent {
@@ -346,6 +346,40 @@ async fn a_jwt_svid_is_renewed_from_half_life_on_and_served_stale_while_the_serv
     agent.server.set_mood(Mood::Serving);
     tokio::task::yield_now().await;
     assert_ne!(agent.jwt("x").await.unwrap(), first);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_banned_agent_serves_no_stale_jwt_svid_either() {
+    let agent = Agent::start([entry("web", &["a:1"])]).await;
+    agent.jwt("x").await.unwrap();
+    sleep(TTL / 2).await;
+    agent.server.set_mood(Mood::Denying(Denial::Banned));
+    assert_eq!(agent.jwt("x").await, Err("jwt_upstream"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_jwt_svid_that_was_asked_for_under_an_older_name_is_not_given_out() {
+    let agent = Agent::start([entry("web", &["a:1"])]).await;
+    agent.server.set_mood(Mood::Silent);
+    let early = agent.jwt("x");
+    let late = async {
+        tokio::task::yield_now().await;
+        let renamed = SpiffeId::from_path(&fake::trust_domain(), "/new").unwrap();
+        let entries = [Entry {
+            spiffe_id: renamed,
+            revision: 1,
+            ..entry("web", &["a:1"])
+        }];
+        let entries: EntrySet = entries.into_iter().map(Arc::new).collect();
+        let own = Arc::new(agent.server.own_bundle());
+        agent.driver.synced((own, BTreeMap::new()), entries);
+        let joined = agent.jwt("x");
+        agent.server.set_mood(Mood::Serving);
+        joined.await
+    };
+    let (early, late) = tokio::join!(early, late);
+    assert!(early.is_ok());
+    assert_eq!(late, Err("jwt_upstream"));
 }
 
 #[tokio::test(start_paused = true)]
