@@ -1,3 +1,5 @@
+//! Several attestors beside each other.
+
 use identity::selector::Selector;
 
 use super::*;

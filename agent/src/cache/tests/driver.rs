@@ -1,3 +1,5 @@
+//! The driver and the synchronization with a server, in simulated time.
+
 use std::sync::atomic::Ordering;
 
 use identity::trust_domain::TrustDomain;

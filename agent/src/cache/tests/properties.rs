@@ -1,3 +1,5 @@
+//! What holds under every history.
+
 use proptest::prelude::*;
 
 use super::*;

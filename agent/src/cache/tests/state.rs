@@ -1,3 +1,5 @@
+//! One decision of the state at a time.
+
 use super::*;
 use crate::upstream::fake::{entry, selectors};
 
