@@ -1,0 +1,188 @@
+//! What an operator can say about an agent: SPIRE's configuration file, read into what it means.
+//!
+//! What SPIRE knows and this agent does not build is refused by name: an operator who relies on it
+//! must not find out later.
+
+mod duration;
+mod plugins;
+mod problems;
+mod raw;
+mod read;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use identity::key::KeyAlgorithm;
+use identity::trust_domain::TrustDomain;
+use runtime::config::{ConfigError, Document};
+
+pub use self::plugins::{NodeAttestor, WorkloadAttestorConfig};
+pub use self::problems::{ConfigErrors, Problem, Warning};
+use crate::bootstrap::TrustSource;
+use crate::custody::CustodyConfig;
+
+/// Where SPIRE's agent keeps its data.
+pub const DEFAULT_DATA_DIR: &str = ".";
+/// Where SPIRE's agent opens its socket.
+pub const DEFAULT_SOCKET_PATH: &str = "/tmp/spire-agent/public/api.sock";
+/// SPIRE's interval between two synchronizations.
+pub const DEFAULT_SYNC_INTERVAL: Duration = Duration::from_secs(5);
+/// How many SVIDs of a kind SPIRE's agent keeps.
+pub const DEFAULT_CACHE_SIZE: usize = 1000;
+
+/// An agent's configuration.
+#[derive(Clone, Debug)]
+pub struct Config {
+    pub trust_domain: TrustDomain,
+    pub server: ServerAddress,
+    /// The folder of `agent-data.json`.
+    pub data_dir: PathBuf,
+    pub custody: CustodyConfig,
+    /// What is trusted before the first attestation.
+    pub trust_source: TrustSource,
+    pub node_attestor: NodeAttestor,
+    pub join_token: Option<TokenSource>,
+    /// `None` opens no socket.
+    pub socket: Option<SocketConfig>,
+    pub workload_attestors: Vec<WorkloadAttestorConfig>,
+    pub cache: CacheConfig,
+    pub sync_interval: Duration,
+    /// Prefixes of the selectors that may be logged.
+    pub log_selectors: Vec<String>,
+    pub log: LogConfig,
+    pub health: Option<HealthConfig>,
+    pub prometheus: Option<HostPort>,
+}
+
+/// Where the server is.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct ServerAddress {
+    /// A name or an IP address, without brackets.
+    pub host: String,
+    pub port: u16,
+}
+
+/// Where a join token comes from. It is read when it is needed, so that a file may be gone once the
+/// agent has its identity.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum TokenSource {
+    Value(attestors::node::join_token::Token),
+    File(PathBuf),
+}
+
+/// The socket of the workloads.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct SocketConfig {
+    pub path: PathBuf,
+    pub workload_api: bool,
+    /// `None` serves no secret discovery.
+    pub sds: Option<SdsConfig>,
+    pub allow_unauthenticated_verifiers: bool,
+    pub allowed_foreign_jwt_claims: BTreeSet<String>,
+}
+
+/// What Envoy calls things.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct SdsConfig {
+    pub default_svid_name: String,
+    pub default_bundle_name: String,
+    pub default_all_bundles_name: String,
+    pub disable_spiffe_cert_validation: bool,
+}
+
+/// What is kept for workloads, and how.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct CacheConfig {
+    pub x509_svids: usize,
+    pub jwt_svids: usize,
+    pub key_algorithm: KeyAlgorithm,
+    pub availability_target: Option<Duration>,
+    /// How long a caller waits for a fresh JWT-SVID while a valid one is cached.
+    pub jwt_hit_timeout: Option<Duration>,
+}
+
+/// What to log, and where.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct LogConfig {
+    pub level: Option<String>,
+    pub format: Option<String>,
+    pub file: Option<PathBuf>,
+    pub source_location: bool,
+}
+
+/// The listener that says whether the agent is live and ready.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct HealthConfig {
+    pub address: HostPort,
+    pub live_path: String,
+    pub ready_path: String,
+}
+
+/// An address to listen on.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct HostPort {
+    pub host: String,
+    pub port: u16,
+}
+
+/// What the command line says. It wins over the file, where it says something.
+#[derive(Clone, Debug, Default)]
+pub struct Overrides {
+    pub data_dir: Option<PathBuf>,
+    pub join_token: Option<String>,
+    pub join_token_file: Option<PathBuf>,
+    pub log_file: Option<PathBuf>,
+    pub log_format: Option<String>,
+    pub log_level: Option<String>,
+    pub log_source_location: Option<bool>,
+    pub server_address: Option<String>,
+    pub server_port: Option<i64>,
+    pub socket_path: Option<PathBuf>,
+    pub trust_domain: Option<String>,
+    pub trust_bundle_path: Option<PathBuf>,
+    pub trust_bundle_url: Option<String>,
+    pub trust_bundle_format: Option<String>,
+    pub insecure_bootstrap: Option<bool>,
+    pub rebootstrap_mode: Option<String>,
+    pub rebootstrap_delay: Option<String>,
+    pub allow_unauthenticated_verifiers: Option<bool>,
+    pub disable_workload_api: Option<bool>,
+    pub disable_sds_api: Option<bool>,
+    /// Passes over keys that nobody knows, with a warning.
+    pub allow_unknown_config: bool,
+}
+
+impl Config {
+    /// Reads a document. All that is wrong with it is told at once.
+    pub fn load(
+        document: &Document,
+        overrides: Overrides,
+    ) -> Result<(Self, Vec<Warning>), LoadError> {
+        let (file, unknown) = runtime::config::decode::<raw::File>(document)?;
+        Ok(read::read(file, unknown, overrides)?)
+    }
+}
+
+/// Why a configuration cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// A value has the wrong type.
+    #[error(transparent)]
+    Decode(#[from] ConfigError),
+    /// The values do not make a configuration.
+    #[error(transparent)]
+    Invalid(#[from] ConfigErrors),
+}
+
+impl LoadError {
+    /// The stable label of metrics and logs.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Decode(error) => error.reason(),
+            Self::Invalid(errors) => errors.reason(),
+        }
+    }
+}

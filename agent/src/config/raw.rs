@@ -1,0 +1,141 @@
+//! The configuration file as it is written. Keys and their meaning are SPIRE's.
+
+use std::path::PathBuf;
+
+use runtime::config::Body;
+use serde::Deserialize;
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct File {
+    pub(super) agent: Option<Agent>,
+    pub(super) plugins: Option<Body>,
+    pub(super) telemetry: Telemetry,
+    pub(super) health_checks: HealthChecks,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Agent {
+    pub(super) data_dir: Option<PathBuf>,
+    pub(super) trust_domain: Option<String>,
+    pub(super) server_address: Option<String>,
+    pub(super) server_port: Option<i64>,
+    pub(super) socket_path: Option<PathBuf>,
+    pub(super) insecure_bootstrap: Option<bool>,
+    pub(super) trust_bundle_path: Option<PathBuf>,
+    pub(super) trust_bundle_url: Option<String>,
+    pub(super) trust_bundle_format: Option<String>,
+    pub(super) rebootstrap_mode: Option<String>,
+    pub(super) rebootstrap_delay: Option<String>,
+    pub(super) join_token: Option<String>,
+    pub(super) join_token_file: Option<PathBuf>,
+    pub(super) workload_x509_svid_key_type: Option<String>,
+    pub(super) availability_target: Option<String>,
+    pub(super) x509_svid_cache_max_size: Option<i64>,
+    pub(super) jwt_svid_cache_max_size: Option<i64>,
+    pub(super) sds: Sds,
+    pub(super) allow_unauthenticated_verifiers: Option<bool>,
+    pub(super) allowed_foreign_jwt_claims: Vec<String>,
+    pub(super) disable_workload_api: Option<bool>,
+    pub(super) disable_sds_api: Option<bool>,
+    pub(super) log_level: Option<String>,
+    pub(super) log_format: Option<String>,
+    pub(super) log_file: Option<PathBuf>,
+    pub(super) log_source_location: Option<bool>,
+    pub(super) log_selectors: Vec<String>,
+    pub(super) experimental: Experimental,
+    // Known, and not built.
+    pub(super) admin_socket_path: Option<Body>,
+    pub(super) authorized_delegates: Option<Vec<String>>,
+    pub(super) trust_bundle_unix_socket: Option<Body>,
+    pub(super) trust_bundle_spiffe_workload_api: Option<Body>,
+    // SPIRE's profiler has no counterpart here; its settings change nothing that is promised.
+    pub(super) profiling_enabled: Option<bool>,
+    pub(super) profiling_port: Option<Body>,
+    pub(super) profiling_freq: Option<Body>,
+    pub(super) profiling_names: Option<Body>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Sds {
+    pub(super) default_svid_name: Option<String>,
+    pub(super) default_bundle_name: Option<String>,
+    pub(super) default_all_bundles_name: Option<String>,
+    pub(super) disable_spiffe_cert_validation: Option<bool>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Experimental {
+    pub(super) sync_interval: Option<String>,
+    pub(super) jwt_svid_cache_hit_timeout: Option<String>,
+    pub(super) use_sync_authorized_entries: Option<bool>,
+    pub(super) require_pq_kem: Option<bool>,
+    pub(super) ratelimit: Option<Body>,
+    pub(super) broker: Option<Body>,
+    pub(super) named_pipe_name: Option<Body>,
+    pub(super) admin_named_pipe_name: Option<Body>,
+    pub(super) feature_flags: Vec<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Telemetry {
+    #[serde(rename = "Prometheus")]
+    pub(super) prometheus: Option<Prometheus>,
+    #[serde(rename = "DogStatsd")]
+    pub(super) dog_statsd: Option<Body>,
+    #[serde(rename = "Statsd")]
+    pub(super) statsd: Option<Body>,
+    #[serde(rename = "M3")]
+    pub(super) m3: Option<Body>,
+    // What shapes SPIRE's names and labels does not fit ours.
+    #[serde(rename = "InMem")]
+    pub(super) in_mem: Option<Body>,
+    #[serde(rename = "MetricPrefix")]
+    pub(super) metric_prefix: Option<Body>,
+    #[serde(rename = "EnableTrustDomainLabel")]
+    pub(super) enable_trust_domain_label: Option<Body>,
+    #[serde(rename = "EnableHostnameLabel")]
+    pub(super) enable_hostname_label: Option<Body>,
+    #[serde(rename = "AllowedPrefixes")]
+    pub(super) allowed_prefixes: Option<Body>,
+    #[serde(rename = "BlockedPrefixes")]
+    pub(super) blocked_prefixes: Option<Body>,
+    #[serde(rename = "AllowedLabels")]
+    pub(super) allowed_labels: Option<Body>,
+    #[serde(rename = "BlockedLabels")]
+    pub(super) blocked_labels: Option<Body>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Prometheus {
+    pub(super) host: Option<String>,
+    pub(super) port: Option<i64>,
+    pub(super) tls: Option<Body>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct HealthChecks {
+    pub(super) listener_enabled: Option<bool>,
+    pub(super) bind_address: Option<String>,
+    pub(super) bind_port: Option<String>,
+    pub(super) live_path: Option<String>,
+    pub(super) ready_path: Option<String>,
+}
+
+/// One plugin, whatever it is.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Plugin {
+    pub(super) plugin_cmd: Option<String>,
+    pub(super) plugin_args: Option<Body>,
+    pub(super) plugin_checksum: Option<Body>,
+    pub(super) plugin_data: Option<Body>,
+    pub(super) plugin_data_file: Option<PathBuf>,
+    pub(super) enabled: Option<bool>,
+}
