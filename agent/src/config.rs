@@ -3,13 +3,12 @@
 //! What SPIRE knows and this agent does not build is refused by name: an operator who relies on it
 //! must not find out later.
 
-mod duration;
 mod plugins;
-mod problems;
 mod raw;
 mod read;
 #[cfg(test)]
 mod tests;
+mod unbuilt;
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -18,9 +17,10 @@ use std::time::Duration;
 use identity::key::KeyAlgorithm;
 use identity::trust_domain::TrustDomain;
 use runtime::config::{ConfigError, Document};
+use runtime::config::{ConfigErrors, Warning};
+use runtime::log::LogConfig;
 
 pub use self::plugins::{NodeAttestor, WorkloadAttestorConfig};
-pub use self::problems::{ConfigErrors, Problem, Warning};
 use crate::bootstrap::TrustSource;
 use crate::custody::CustodyConfig;
 
@@ -102,15 +102,6 @@ pub struct CacheConfig {
     pub availability_target: Option<Duration>,
     /// How long a caller waits for a fresh JWT-SVID while a valid one is cached.
     pub jwt_hit_timeout: Option<Duration>,
-}
-
-/// What to log, and where.
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub struct LogConfig {
-    pub level: Option<String>,
-    pub format: Option<String>,
-    pub file: Option<PathBuf>,
-    pub source_location: bool,
 }
 
 /// The listener that says whether the agent is live and ready.

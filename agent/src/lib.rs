@@ -1,11 +1,16 @@
 //! The agent: proves which node it is, and gets identities for the workloads that it attests.
 
+pub mod agent;
 pub mod attest;
+pub mod attestation;
 pub mod bootstrap;
 pub mod cache;
 pub mod config;
+pub mod credentials;
 pub mod custody;
+pub mod endpoints;
 pub mod keys;
+pub mod lifecycle;
 pub mod rotation;
 pub mod source;
 pub mod state;

@@ -6,6 +6,8 @@
 #[cfg(test)]
 pub(crate) mod fake;
 
+pub mod grpc;
+
 use std::collections::BTreeMap;
 use std::error::Error;
 use std::future::Future;

@@ -155,7 +155,7 @@ pub(super) async fn fetch(
         match get(&url, &tls, limit).await? {
             Answer::Document(document) => return Ok(document),
             Answer::Redirect(location) => {
-                url = url.follow(&location).map_err(WebError::Redirect)?
+                url = url.follow(&location).map_err(WebError::Redirect)?;
             }
         }
     }

@@ -4,11 +4,11 @@ use std::path::PathBuf;
 
 use attestors::node::join_token;
 use attestors::workload::unix;
+use runtime::config::Problems;
 use runtime::config::{self, Body};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-use super::problems::Problems;
 use super::raw;
 use crate::custody::CustodyConfig;
 

@@ -5,14 +5,15 @@ use std::path::PathBuf;
 use attestors::node::join_token::Token;
 use identity::key::KeyAlgorithm;
 use identity::trust_domain::TrustDomain;
-use runtime::config::{Body, UnknownKey};
+use runtime::config::{ConfigErrors, Problems, Warning};
+use runtime::config::{UnknownKey, duration};
+use runtime::log::{Format, Level, LogConfig};
 
 use super::plugins::{self, Plugins};
-use super::problems::{ConfigErrors, Problems, Warning};
 use super::{
     CacheConfig, Config, DEFAULT_CACHE_SIZE, DEFAULT_DATA_DIR, DEFAULT_SOCKET_PATH,
-    DEFAULT_SYNC_INTERVAL, HealthConfig, HostPort, LogConfig, Overrides, SdsConfig, ServerAddress,
-    SocketConfig, TokenSource, duration, raw,
+    DEFAULT_SYNC_INTERVAL, HealthConfig, HostPort, Overrides, SdsConfig, ServerAddress,
+    SocketConfig, TokenSource, raw, unbuilt,
 };
 use crate::bootstrap::{BundleFormat, TrustSource, Url};
 
@@ -28,7 +29,7 @@ pub(super) fn read(
         return problems.finish(None);
     };
     apply(&mut agent, overrides);
-    refuse_unbuilt(&agent, &mut problems);
+    unbuilt::refuse(&agent, &mut problems);
     let plugins = file
         .plugins
         .as_ref()
@@ -74,9 +75,18 @@ fn assemble(
         }
         interval.unwrap_or(DEFAULT_SYNC_INTERVAL)
     });
+    let level = agent
+        .log_level
+        .as_deref()
+        .filter(|level| !level.is_empty())
+        .and_then(|level| problems.take("agent.log_level", Level::parse(level)));
+    let format = agent
+        .log_format
+        .as_deref()
+        .and_then(|format| problems.take("agent.log_format", Format::parse(format)));
     let log = LogConfig {
-        level: agent.log_level.clone(),
-        format: agent.log_format.clone(),
+        level: level.unwrap_or_default(),
+        format: format.unwrap_or_default(),
         file: agent
             .log_file
             .clone()
@@ -148,102 +158,6 @@ fn apply(agent: &mut raw::Agent, overrides: Overrides) {
     set(&mut agent.disable_sds_api, overrides.disable_sds_api);
 }
 
-fn refuse_unbuilt(agent: &raw::Agent, problems: &mut Problems) {
-    let experimental = &agent.experimental;
-    let said = |value: &Option<Body>| value.is_some();
-    let unbuilt = [
-        (
-            "agent.admin_socket_path",
-            said(&agent.admin_socket_path),
-            "the admin socket is not built",
-        ),
-        (
-            "agent.authorized_delegates",
-            agent
-                .authorized_delegates
-                .as_ref()
-                .is_some_and(|delegates| !delegates.is_empty()),
-            "the Delegated Identity API is not built",
-        ),
-        (
-            "agent.trust_bundle_unix_socket",
-            said(&agent.trust_bundle_unix_socket),
-            "fetching the trust bundle from a Unix socket is not built; use `trust_bundle_path`, or `trust_bundle_url` with https",
-        ),
-        (
-            "agent.trust_bundle_spiffe_workload_api",
-            said(&agent.trust_bundle_spiffe_workload_api),
-            "fetching the trust bundle from a Workload API is not built; use `trust_bundle_path` or `trust_bundle_url`",
-        ),
-        (
-            "agent.experimental.ratelimit",
-            said(&experimental.ratelimit),
-            "rate limits of the Workload API are not built",
-        ),
-        (
-            "agent.experimental.broker",
-            said(&experimental.broker),
-            "the SPIFFE Broker API is not built",
-        ),
-        (
-            "agent.experimental.require_pq_kem",
-            experimental.require_pq_kem == Some(true),
-            "demanding a post-quantum key exchange is not built",
-        ),
-        (
-            "agent.experimental.use_sync_authorized_entries",
-            experimental.use_sync_authorized_entries == Some(false),
-            "this agent always synchronizes by revisions",
-        ),
-        (
-            "agent.experimental.named_pipe_name",
-            said(&experimental.named_pipe_name),
-            "named pipes are for Windows; use `socket_path`",
-        ),
-        (
-            "agent.experimental.admin_named_pipe_name",
-            said(&experimental.admin_named_pipe_name),
-            "named pipes are for Windows",
-        ),
-        (
-            "agent.experimental.feature_flags",
-            !experimental.feature_flags.is_empty(),
-            "there are no feature flags",
-        ),
-    ];
-    for (path, _, what) in unbuilt.iter().filter(|(_, said, _)| *said) {
-        problems.add(path, *what);
-    }
-    match agent.rebootstrap_mode.as_deref() {
-        None | Some("" | "never") => {}
-        Some(mode @ ("auto" | "always")) => {
-            problems.add(
-                "agent.rebootstrap_mode",
-                format!("`{mode}` is not built; only `never` is"),
-            );
-        }
-        Some(mode) => problems.add(
-            "agent.rebootstrap_mode",
-            format!("unknown rebootstrap mode specified: {mode}"),
-        ),
-    }
-    if let Some(delay) = agent
-        .rebootstrap_delay
-        .as_deref()
-        .filter(|delay| !delay.is_empty())
-    {
-        problems.take("agent.rebootstrap_delay", duration::parse(delay));
-    }
-    let profiling = [
-        &agent.profiling_port,
-        &agent.profiling_freq,
-        &agent.profiling_names,
-    ];
-    if agent.profiling_enabled == Some(true) || profiling.iter().any(|value| value.is_some()) {
-        problems.warn("`agent.profiling_*` has no effect: there is no profiler");
-    }
-}
-
 fn trust_domain(name: Option<&str>, problems: &mut Problems) -> Option<TrustDomain> {
     match name {
         None | Some("") => {
@@ -277,7 +191,7 @@ fn server(host: Option<&str>, port: Option<i64>, problems: &mut Problems) -> Opt
 fn port_number(path: &str, port: i64, problems: &mut Problems) -> Option<u16> {
     problems.take(
         path,
-        u16::try_from(port).map_err(|_| format!("{port} is not a port; ports are 1 to 65535")),
+        u16::try_from(port).map_err(|_range| format!("{port} is not a port; ports are 1 to 65535")),
     )
 }
 
@@ -410,7 +324,7 @@ fn size(path: &str, size: Option<i64>, problems: &mut Problems) -> Option<usize>
         None | Some(0) => Some(DEFAULT_CACHE_SIZE),
         Some(size) => problems.take(
             path,
-            usize::try_from(size).map_err(|_| "should not be negative"),
+            usize::try_from(size).map_err(|_range| "should not be negative"),
         ),
     }
 }
@@ -457,12 +371,13 @@ fn health(checks: raw::HealthChecks, problems: &mut Problems) -> Option<HealthCo
         None | Some("") => Some(80),
         Some(port) => problems.take(
             "health_checks.bind_port",
-            port.parse().map_err(|_| format!("`{port}` is not a port")),
+            port.parse()
+                .map_err(|_number| format!("`{port}` is not a port")),
         ),
     };
     let health = HealthConfig {
         address: HostPort {
-            host: host(checks.bind_address),
+            host: host(checks.bind_address.as_deref()),
             port: port?,
         },
         live_path: path(checks.live_path, "/live"),
@@ -511,13 +426,13 @@ fn prometheus(telemetry: raw::Telemetry, problems: &mut Problems) -> Option<Host
         problems,
     )?;
     Some(HostPort {
-        host: host(prometheus.host),
+        host: host(prometheus.host.as_deref()),
         port,
     })
 }
 
-fn host(host: Option<String>) -> String {
-    match host.as_deref().map(|host| host.trim_matches(['[', ']'])) {
+fn host(host: Option<&str>) -> String {
+    match host.map(|host| host.trim_matches(['[', ']'])) {
         None | Some("") => "localhost".to_owned(),
         Some(host) => host.to_owned(),
     }

@@ -1,0 +1,394 @@
+//! The agent, put together.
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use runtime::admin::{self, Pages};
+use runtime::backoff::Backoff;
+use runtime::clock::Clock;
+use runtime::files::FileError;
+use runtime::listen::{self, Limits, ListenError, ListenMetrics, Serve};
+use runtime::metrics::Metrics;
+use runtime::readiness::Readiness;
+use runtime::report;
+use runtime::shutdown::Reason;
+use runtime::tasks::TaskGroup;
+use tokio::sync::mpsc;
+use tracing::{error, info, warn};
+
+use crate::attestation::{AttestationError, Attestor, Kept, Standing};
+use crate::cache::{self, Capacity, driver};
+use crate::config::{Config, HostPort, SocketConfig};
+use crate::credentials::Credentials;
+use crate::custody::{Custody, CustodyConfig, CustodyError};
+use crate::endpoints;
+use crate::lifecycle::{self, Inputs, Lifecycle};
+use crate::rotation::Strategy;
+use crate::source::Source;
+use crate::state::{StateError, StateFile};
+use crate::sync::{self, Sync};
+use crate::upstream::UpstreamError;
+use crate::upstream::grpc::{Server, Target};
+
+/// The version that the server is told.
+const VERSION: &str = env!("CARGO_PKG_VERSION");
+/// The pause between two tries to attest: SPIRE's first one, and half a minute at the most.
+const ATTEST_PAUSE: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(30));
+/// The pause between two tries of the first synchronization.
+const SYNC_PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
+/// How many denials wait to be acted on; one is enough to act.
+const DENIALS: usize = 4;
+
+/// What an agent needs of its process.
+#[derive(Clone, Debug)]
+pub struct Deps {
+    pub clock: Clock,
+    pub metrics: Metrics,
+    pub tasks: TaskGroup,
+    pub readiness: Readiness,
+}
+
+/// An agent that runs. It ends by the shutdown of its task group.
+#[derive(Clone, Debug)]
+pub struct Handle {
+    /// The socket of the workloads; it is there once the process is ready.
+    pub socket: Option<PathBuf>,
+    pub health: Option<SocketAddr>,
+    pub prometheus: Option<SocketAddr>,
+    pub readiness: Readiness,
+    pub credentials: Arc<Credentials>,
+}
+
+/// Why an agent did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error(transparent)]
+    Folder(FileError),
+    #[error(transparent)]
+    State(#[from] StateError),
+    #[error(transparent)]
+    Custody(#[from] CustodyError),
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    #[error("could not resolve `{host}`")]
+    Resolve {
+        host: String,
+        #[source]
+        source: io::Error,
+    },
+    #[error("could not obtain the agent's identity")]
+    Identity(#[source] AttestationError),
+    #[error("shutdown was requested before the agent had an identity")]
+    ShutDown,
+}
+
+impl StartError {
+    /// The stable label of metrics and logs.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Folder(error) => error.reason(),
+            Self::State(error) => error.reason(),
+            Self::Custody(error) => error.reason(),
+            Self::Listen(error) => error.reason(),
+            Self::Resolve { .. } => "resolve",
+            Self::Identity(error) => error.reason(),
+            Self::ShutDown => "shut_down",
+        }
+    }
+}
+
+/// Starts an agent. Returns when it has its identity: a server that cannot be reached is asked
+/// again and again, one that refuses is an error.
+pub async fn start(config: Config, deps: Deps) -> Result<Handle, StartError> {
+    let mut kept = open(&config)?;
+    if let Some(socket) = &config.socket {
+        endpoints::check(&socket.path)?;
+    }
+    let health = health_listener(&config, &deps).await?;
+    let prometheus = metrics_listener(&config, &deps).await?;
+    let attestor = attestor(&config, &deps.clock);
+    let identity = deps.readiness.component("identity");
+    let standing = obtain(&attestor, &mut kept, &deps).await?;
+    let credentials = Arc::new(Credentials::new(standing.own, Arc::clone(&standing.bundle)));
+    let server = Server::new(
+        attestor.target.clone(),
+        Arc::clone(&credentials),
+        deps.clock.clone(),
+    );
+    let server = Arc::new(server);
+    let (denials, denied) = mpsc::channel(DENIALS);
+    let driver = driver::Driver::new(
+        standing.bundle,
+        cache_options(&config),
+        driver::Deps {
+            upstream: Arc::clone(&server),
+            clock: deps.clock.clone(),
+            tasks: deps.tasks.clone(),
+            metrics: deps.metrics.register(cache::Metrics::register),
+            denials,
+        },
+    );
+    let lifecycle = Lifecycle::new(
+        kept,
+        lifecycle::Deps {
+            attestor,
+            credentials: Arc::clone(&credentials),
+            server: Arc::clone(&server),
+            strategy: strategy(&config),
+            clock: deps.clock.clone(),
+            health: identity,
+            metrics: deps.metrics.register(lifecycle::Metrics::register),
+            trigger: deps.tasks.trigger().clone(),
+        },
+    );
+    let inputs = Inputs {
+        denials: denied,
+        bundle: driver.own_bundle(),
+    };
+    deps.tasks.spawn("agent.lifecycle", lifecycle.run(inputs));
+    deps.tasks.spawn(
+        "agent.cache",
+        Arc::clone(&driver).run(deps.tasks.shutdown()),
+    );
+    let socket = config.socket.as_ref().map(|socket| socket.path.clone());
+    deps.tasks
+        .spawn("agent.work", work(config, server, driver, deps.clone()));
+    Ok(Handle {
+        socket,
+        health,
+        prometheus,
+        readiness: deps.readiness,
+        credentials,
+    })
+}
+
+fn open(config: &Config) -> Result<Kept, StartError> {
+    make_folder(&config.data_dir)?;
+    if let CustodyConfig::Disk { directory } = &config.custody {
+        make_folder(directory)?;
+    }
+    let state = StateFile::open(&config.data_dir, &config.trust_domain)?;
+    let custody = Custody::open(&config.custody)?;
+    if !custody.is_durable() {
+        warn!(
+            "The agent's key is in memory only: after a restart the agent needs a new join token"
+        );
+    }
+    Ok(Kept { state, custody })
+}
+
+fn make_folder(folder: &Path) -> Result<(), StartError> {
+    std::fs::create_dir_all(folder).map_err(|source| {
+        StartError::Folder(FileError {
+            action: "create",
+            path: folder.to_owned(),
+            source,
+        })
+    })
+}
+
+fn attestor(config: &Config, clock: &Clock) -> Attestor {
+    Attestor {
+        target: Target {
+            host: config.server.host.clone(),
+            port: config.server.port,
+            trust_domain: config.trust_domain.clone(),
+        },
+        trust_source: config.trust_source.clone(),
+        token: config.join_token.clone(),
+        clock: clock.clone(),
+    }
+}
+
+/// The identity that is kept, or a new one.
+async fn obtain(attestor: &Attestor, kept: &mut Kept, deps: &Deps) -> Result<Standing, StartError> {
+    if let Some(standing) = kept.restore(attestor, deps.clock.now()) {
+        return Ok(standing);
+    }
+    let shutdown = deps.tasks.shutdown();
+    let (first, longest) = ATTEST_PAUSE;
+    let mut backoff = Backoff::new(first, longest);
+    loop {
+        let trust = kept.bundle(attestor);
+        let attested = tokio::select! {
+            () = shutdown.requested() => return Err(StartError::ShutDown),
+            attested = attestor.attest(kept, trust.as_ref()) => attested,
+        };
+        let error = match attested {
+            Ok(standing) => return Ok(standing),
+            Err(error) if error.is_transient() => error,
+            Err(error) => return Err(StartError::Identity(error)),
+        };
+        let pause = backoff.next_delay();
+        warn!(
+            server.addr = %attestor.server(),
+            error.reason = error.reason(),
+            error = %report::chain(&error),
+            retry.pause = ?pause,
+            "Could not attest, and will try on"
+        );
+        tokio::select! {
+            () = shutdown.requested() => return Err(StartError::ShutDown),
+            () = deps.clock.sleep(pause) => {}
+        }
+    }
+}
+
+fn strategy(config: &Config) -> Strategy {
+    Strategy {
+        availability_target: config.cache.availability_target,
+    }
+}
+
+fn cache_options(config: &Config) -> driver::Options {
+    let usual = driver::Options::default();
+    driver::Options {
+        capacity: Capacity {
+            x509_svids: config.cache.x509_svids,
+            jwt_svids: config.cache.jwt_svids,
+        },
+        key_algorithm: config.cache.key_algorithm,
+        rotation: strategy(config),
+        jwt_hit_timeout: config
+            .cache
+            .jwt_hit_timeout
+            .unwrap_or(usual.jwt_hit_timeout),
+    }
+}
+
+type Driver = Arc<driver::Driver<Server>>;
+
+/// Synchronizes, opens the socket after the first success, and goes on with both until shutdown.
+async fn work(config: Config, server: Arc<Server>, driver: Driver, deps: Deps) {
+    let opened = config
+        .socket
+        .as_ref()
+        .map(|_| deps.readiness.register("socket"));
+    let mut sync = Sync::new(
+        config.trust_domain.clone(),
+        config.sync_interval,
+        sync::Deps {
+            upstream: Arc::clone(&server),
+            driver: Arc::clone(&driver),
+            clock: deps.clock.clone(),
+            health: deps.readiness.component("synchronization"),
+            metrics: deps.metrics.register(sync::Metrics::register),
+        },
+    );
+    let shutdown = deps.tasks.shutdown();
+    tokio::select! {
+        () = shutdown.requested() => return,
+        () = begin(&server, &driver, &mut sync, &deps.clock) => {}
+    }
+    if let Some(socket) = &config.socket
+        && let Err(error) = serve(&config, socket, driver, &deps)
+    {
+        error!(error.reason = error.reason(), error = %report::chain(&error), "Could not open the socket of the workloads");
+        deps.tasks
+            .trigger()
+            .trigger(Reason::Failed("could not open the socket of the workloads"));
+        return;
+    }
+    drop(opened);
+    sync.run(shutdown).await;
+}
+
+/// Synchronizes until it succeeds once. What the server says against the agent, the life cycle hears.
+async fn begin(server: &Server, driver: &Driver, sync: &mut Sync<Server>, clock: &Clock) {
+    match server.post_status(VERSION).await {
+        Ok(()) => {}
+        Err(UpstreamError::Denied(denial)) => driver.denied(denial),
+        // Older servers do not know the call.
+        Err(error) => info!(
+            error.reason = error.reason(),
+            "Could not tell the server this agent's version"
+        ),
+    }
+    let (first, longest) = SYNC_PAUSE;
+    let mut backoff = Backoff::new(first, longest);
+    while sync.once().await.is_err() {
+        clock.sleep(backoff.next_delay()).await;
+    }
+}
+
+fn serve(
+    config: &Config,
+    socket: &SocketConfig,
+    driver: Driver,
+    deps: &Deps,
+) -> Result<(), ListenError> {
+    let bound = endpoints::open(socket)?;
+    let attestors = endpoints::attestors(config, &deps.metrics);
+    let source = Arc::new(Source::new(attestors, driver));
+    let routes = workload_api::routes::Deps {
+        clock: deps.clock.clone(),
+        shutdown: deps.tasks.shutdown(),
+        metrics: deps
+            .metrics
+            .register(workload_api::metrics::Metrics::register),
+    };
+    let serve = Serve {
+        limits: Limits::workload(),
+        shutdown: deps.tasks.shutdown(),
+        tasks: deps.tasks.clone(),
+        metrics: deps
+            .metrics
+            .register(ListenMetrics::register)
+            .socket(endpoints::NAME),
+    };
+    let served = endpoints::serve(bound, source, endpoints::options(socket), routes, serve);
+    let trigger = deps.tasks.trigger().clone();
+    deps.tasks.spawn("agent.socket", async move {
+        if let Err(error) = served.await {
+            error!(error.reason = error.reason(), error = %report::chain(&error), "Could not serve the socket of the workloads");
+            trigger.trigger(Reason::Failed("could not serve the socket of the workloads"));
+        }
+    });
+    Ok(())
+}
+
+async fn health_listener(config: &Config, deps: &Deps) -> Result<Option<SocketAddr>, StartError> {
+    let Some(health) = &config.health else {
+        return Ok(None);
+    };
+    let pages = Pages::Health {
+        live_path: health.live_path.clone(),
+        ready_path: health.ready_path.clone(),
+        readiness: deps.readiness.clone(),
+    };
+    listener(&health.address, pages, deps).await.map(Some)
+}
+
+async fn metrics_listener(config: &Config, deps: &Deps) -> Result<Option<SocketAddr>, StartError> {
+    let Some(address) = &config.prometheus else {
+        return Ok(None);
+    };
+    listener(address, Pages::Metrics(deps.metrics.clone()), deps)
+        .await
+        .map(Some)
+}
+
+async fn listener(address: &HostPort, pages: Pages, deps: &Deps) -> Result<SocketAddr, StartError> {
+    let resolve = |source| StartError::Resolve {
+        host: address.host.clone(),
+        source,
+    };
+    let mut addresses = tokio::net::lookup_host((address.host.as_str(), address.port))
+        .await
+        .map_err(resolve)?;
+    let addr = addresses
+        .next()
+        .ok_or_else(|| resolve(io::ErrorKind::NotFound.into()))?;
+    let bound = listen::bind_tcp(addr)?;
+    let addr = bound.addr();
+    let served = admin::serve(bound, pages, deps.tasks.shutdown(), deps.tasks.clone());
+    deps.tasks.spawn("agent.admin", async move {
+        if let Err(error) = served.await {
+            error!(error.reason = error.reason(), error = %report::chain(&error), "Could not serve health or metrics");
+        }
+    });
+    Ok(addr)
+}

@@ -1,0 +1,117 @@
+//! What SPIRE knows and this agent does not build.
+
+use runtime::config::Problems;
+use runtime::config::{Body, duration};
+
+use super::raw;
+
+/// Refuses each such setting by name.
+pub(super) fn refuse(agent: &raw::Agent, problems: &mut Problems) {
+    for (path, body, what) in sections(agent) {
+        if body.is_some() {
+            problems.add(path, what);
+        }
+    }
+    let experimental = &agent.experimental;
+    if agent
+        .authorized_delegates
+        .as_ref()
+        .is_some_and(|delegates| !delegates.is_empty())
+    {
+        problems.add(
+            "agent.authorized_delegates",
+            "the Delegated Identity API is not built",
+        );
+    }
+    if experimental.require_pq_kem == Some(true) {
+        problems.add(
+            "agent.experimental.require_pq_kem",
+            "demanding a post-quantum key exchange is not built",
+        );
+    }
+    if experimental.use_sync_authorized_entries == Some(false) {
+        problems.add(
+            "agent.experimental.use_sync_authorized_entries",
+            "this agent always synchronizes by revisions",
+        );
+    }
+    if !experimental.feature_flags.is_empty() {
+        problems.add(
+            "agent.experimental.feature_flags",
+            "there are no feature flags",
+        );
+    }
+    rebootstrap(agent, problems);
+    let profiling = [
+        &agent.profiling_port,
+        &agent.profiling_freq,
+        &agent.profiling_names,
+    ];
+    if agent.profiling_enabled == Some(true) || profiling.iter().any(|value| value.is_some()) {
+        problems.warn("`agent.profiling_*` has no effect: there is no profiler");
+    }
+}
+
+fn sections(agent: &raw::Agent) -> [(&'static str, &Option<Body>, &'static str); 7] {
+    let experimental = &agent.experimental;
+    [
+        (
+            "agent.admin_socket_path",
+            &agent.admin_socket_path,
+            "the admin socket is not built",
+        ),
+        (
+            "agent.trust_bundle_unix_socket",
+            &agent.trust_bundle_unix_socket,
+            "fetching the trust bundle from a Unix socket is not built; use `trust_bundle_path`, or `trust_bundle_url` with https",
+        ),
+        (
+            "agent.trust_bundle_spiffe_workload_api",
+            &agent.trust_bundle_spiffe_workload_api,
+            "fetching the trust bundle from a Workload API is not built; use `trust_bundle_path` or `trust_bundle_url`",
+        ),
+        (
+            "agent.experimental.ratelimit",
+            &experimental.ratelimit,
+            "rate limits of the Workload API are not built",
+        ),
+        (
+            "agent.experimental.broker",
+            &experimental.broker,
+            "the SPIFFE Broker API is not built",
+        ),
+        (
+            "agent.experimental.named_pipe_name",
+            &experimental.named_pipe_name,
+            "named pipes are for Windows; use `socket_path`",
+        ),
+        (
+            "agent.experimental.admin_named_pipe_name",
+            &experimental.admin_named_pipe_name,
+            "named pipes are for Windows",
+        ),
+    ]
+}
+
+fn rebootstrap(agent: &raw::Agent, problems: &mut Problems) {
+    match agent.rebootstrap_mode.as_deref() {
+        None | Some("" | "never") => {}
+        Some(mode @ ("auto" | "always")) => {
+            problems.add(
+                "agent.rebootstrap_mode",
+                format!("`{mode}` is not built; only `never` is"),
+            );
+        }
+        Some(mode) => problems.add(
+            "agent.rebootstrap_mode",
+            format!("unknown rebootstrap mode specified: {mode}"),
+        ),
+    }
+    if let Some(delay) = agent
+        .rebootstrap_delay
+        .as_deref()
+        .filter(|delay| !delay.is_empty())
+    {
+        problems.take("agent.rebootstrap_delay", duration::parse(delay));
+    }
+}

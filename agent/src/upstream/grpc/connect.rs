@@ -1,0 +1,183 @@
+//! One connection to the server: name, TCP, TLS 1.3, and who the other end is.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use hyper_util::rt::TokioIo;
+use identity::trust_domain::TrustDomain;
+use identity::x509::X509Svid;
+use nix::sys::socket::{setsockopt, sockopt::TcpUserTimeout};
+use runtime::clock::Clock;
+use rustls::ClientConfig;
+use rustls::client::Resumption;
+use rustls_pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer, ServerName};
+use tokio::net::{TcpStream, lookup_host};
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+use tonic::transport::{Channel, Endpoint};
+
+use super::verify::{Anchor, NotTheServer, Verifier};
+
+/// How long a connection may take to be made.
+const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
+/// How long sent bytes may stay unacknowledged. A server behind a dead network is noticed by this,
+/// for SPIRE's answers HTTP/2 pings with GOAWAY.
+const UNACKNOWLEDGED: Duration = Duration::from_secs(20);
+
+/// Where the server is, and whose it is.
+#[derive(Clone, Debug)]
+pub struct Target {
+    pub host: String,
+    pub port: u16,
+    pub trust_domain: TrustDomain,
+}
+
+/// Makes connections of one kind: with one identity, against one anchor.
+#[derive(Clone, Debug)]
+pub(super) struct Dialer {
+    pub(super) target: Target,
+    pub(super) anchor: Anchor,
+    /// `None` shows no certificate, as during attestation.
+    pub(super) own: Option<X509Svid>,
+    pub(super) clock: Clock,
+}
+
+/// Why there is no connection.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ConnectError {
+    #[error("could not resolve `{host}`")]
+    Resolve {
+        host: String,
+        #[source]
+        source: io::Error,
+    },
+    #[error("`{host}` has no address")]
+    NoAddress { host: String },
+    #[error("could not connect to `{addr}`")]
+    Tcp {
+        addr: SocketAddr,
+        #[source]
+        source: io::Error,
+    },
+    #[error("the TLS handshake with `{addr}` failed")]
+    Handshake {
+        addr: SocketAddr,
+        #[source]
+        source: io::Error,
+    },
+    #[error("`{addr}` is not the server")]
+    NotTheServer {
+        addr: SocketAddr,
+        #[source]
+        source: NotTheServer,
+    },
+    #[error("could not set up TLS")]
+    Tls(#[source] rustls::Error),
+    #[error("the server did not answer in time")]
+    Deadline,
+    #[error("the connection broke off, and another one could lead to somebody else")]
+    Broken,
+}
+
+impl Dialer {
+    /// A channel that connects when it is used, and again when the connection is lost.
+    pub(super) fn channel(self) -> Channel {
+        self.lazily(false)
+    }
+
+    /// A channel of one connection. Where the server is not authenticated, a second connection
+    /// could lead to somebody else.
+    pub(super) fn channel_of_one_connection(self) -> Channel {
+        self.lazily(true)
+    }
+
+    fn lazily(self, once: bool) -> Channel {
+        let used = Arc::new(AtomicBool::new(false));
+        let dialer = Arc::new(self);
+        let connector = tower::service_fn(move |_uri| {
+            let (dialer, used) = (Arc::clone(&dialer), Arc::clone(&used));
+            async move {
+                if used.swap(true, Ordering::Relaxed) && once {
+                    return Err(ConnectError::Broken);
+                }
+                let connected = tokio::time::timeout(CONNECT_DEADLINE, dialer.connect()).await;
+                connected
+                    .unwrap_or(Err(ConnectError::Deadline))
+                    .map(TokioIo::new)
+            }
+        });
+        // Servers of SPIRE do not look at the authority, and certificates name none.
+        Endpoint::from_static("https://spire-server").connect_with_connector_lazy(connector)
+    }
+
+    async fn connect(&self) -> Result<TlsStream<TcpStream>, ConnectError> {
+        let host = &self.target.host;
+        let resolved = lookup_host((host.as_str(), self.target.port)).await;
+        let addresses = resolved.map_err(|source| ConnectError::Resolve {
+            host: host.clone(),
+            source,
+        })?;
+        let mut last = ConnectError::NoAddress { host: host.clone() };
+        for addr in addresses {
+            match self.connect_to(addr).await {
+                Ok(stream) => return Ok(stream),
+                Err(error) => last = error,
+            }
+        }
+        Err(last)
+    }
+
+    async fn connect_to(&self, addr: SocketAddr) -> Result<TlsStream<TcpStream>, ConnectError> {
+        let tcp = |source| ConnectError::Tcp { addr, source };
+        let stream = TcpStream::connect(addr).await.map_err(tcp)?;
+        stream.set_nodelay(true).map_err(tcp)?;
+        let unacknowledged = u32::try_from(UNACKNOWLEDGED.as_millis()).unwrap_or(u32::MAX);
+        setsockopt(&stream, TcpUserTimeout, &unacknowledged).map_err(|errno| tcp(errno.into()))?;
+        let connector = TlsConnector::from(Arc::new(self.tls().map_err(ConnectError::Tls)?));
+        let name = ServerName::try_from(self.target.host.clone())
+            .unwrap_or_else(|_odd| ServerName::from(addr.ip()));
+        connector
+            .connect(name, stream)
+            .await
+            .map_err(|source| match NotTheServer::find(&source) {
+                Some(found) => ConnectError::NotTheServer {
+                    addr,
+                    source: found.clone(),
+                },
+                None => ConnectError::Handshake { addr, source },
+            })
+    }
+
+    fn tls(&self) -> Result<ClientConfig, rustls::Error> {
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let verifier = Verifier {
+            trust_domain: self.target.trust_domain.clone(),
+            anchor: self.anchor.clone(),
+            clock: self.clock.clone(),
+            provider: Arc::clone(&provider),
+        };
+        let config = ClientConfig::builder_with_provider(provider)
+            .with_protocol_versions(&[&rustls::version::TLS13])?
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(verifier));
+        let mut config = match &self.own {
+            None => config.with_no_client_auth(),
+            Some(own) => {
+                let chain = own
+                    .chain()
+                    .iter()
+                    .map(|certificate| certificate.der().clone())
+                    .collect();
+                let key = PrivatePkcs8KeyDer::from(own.key().pkcs8_der().to_vec());
+                config.with_client_auth_cert(chain, PrivateKeyDer::from(key))?
+            }
+        };
+        config.alpn_protocols = vec![b"h2".to_vec()];
+        // A resumed session would outlive the bundle that its first handshake was checked against.
+        config.resumption = Resumption::disabled();
+        Ok(config)
+    }
+}
