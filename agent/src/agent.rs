@@ -6,13 +6,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use identity::bundle::Bundle;
 use runtime::admin::{self, Pages};
 use runtime::backoff::Backoff;
 use runtime::clock::Clock;
 use runtime::files::FileError;
 use runtime::listen::{self, Limits, ListenError, ListenMetrics, Serve};
 use runtime::metrics::Metrics;
-use runtime::readiness::Readiness;
+use runtime::readiness::{Health, Readiness, ReadinessGuard};
 use runtime::report;
 use runtime::shutdown::Reason;
 use runtime::tasks::TaskGroup;
@@ -30,8 +31,8 @@ use crate::rotation::Strategy;
 use crate::source::Source;
 use crate::state::{StateError, StateFile};
 use crate::sync::{self, Sync};
-use crate::upstream::UpstreamError;
 use crate::upstream::grpc::{Server, Target};
+use crate::upstream::{Denial, UpstreamError};
 
 /// The version that the server is told.
 const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -110,7 +111,15 @@ pub async fn start(config: Config, deps: Deps) -> Result<Handle, StartError> {
     let health = health_listener(&config, &deps).await?;
     let prometheus = metrics_listener(&config, &deps).await?;
     let attestor = attestor(&config, &deps.clock);
+    // All of them now: whoever waits for readiness must not find a component missing.
     let identity = deps.readiness.component("identity");
+    let steps = Steps {
+        synchronization: deps.readiness.component("synchronization"),
+        socket: config
+            .socket
+            .as_ref()
+            .map(|_| deps.readiness.register("socket")),
+    };
     let standing = obtain(&attestor, &mut kept, &deps).await?;
     let credentials = Arc::new(Credentials::new(standing.own, Arc::clone(&standing.bundle)));
     let server = Server::new(
@@ -120,16 +129,12 @@ pub async fn start(config: Config, deps: Deps) -> Result<Handle, StartError> {
     );
     let server = Arc::new(server);
     let (denials, denied) = mpsc::channel(DENIALS);
-    let driver = driver::Driver::new(
+    let driver = cache(
+        &config,
+        Arc::clone(&server),
         standing.bundle,
-        cache_options(&config),
-        driver::Deps {
-            upstream: Arc::clone(&server),
-            clock: deps.clock.clone(),
-            tasks: deps.tasks.clone(),
-            metrics: deps.metrics.register(cache::Metrics::register),
-            denials,
-        },
+        denials,
+        &deps,
     );
     let lifecycle = Lifecycle::new(
         kept,
@@ -154,8 +159,10 @@ pub async fn start(config: Config, deps: Deps) -> Result<Handle, StartError> {
         Arc::clone(&driver).run(deps.tasks.shutdown()),
     );
     let socket = config.socket.as_ref().map(|socket| socket.path.clone());
-    deps.tasks
-        .spawn("agent.work", work(config, server, driver, deps.clone()));
+    deps.tasks.spawn(
+        "agent.work",
+        work(config, server, driver, steps, deps.clone()),
+    );
     Ok(Handle {
         socket,
         health,
@@ -259,14 +266,34 @@ fn cache_options(config: &Config) -> driver::Options {
     }
 }
 
+/// What readiness waits for after the identity.
+#[derive(Debug)]
+struct Steps {
+    synchronization: Health,
+    socket: Option<ReadinessGuard>,
+}
+
 type Driver = Arc<driver::Driver<Server>>;
 
+fn cache(
+    config: &Config,
+    server: Arc<Server>,
+    bundle: Arc<Bundle>,
+    denials: mpsc::Sender<Denial>,
+    deps: &Deps,
+) -> Driver {
+    let deps = driver::Deps {
+        upstream: server,
+        clock: deps.clock.clone(),
+        tasks: deps.tasks.clone(),
+        metrics: deps.metrics.register(cache::Metrics::register),
+        denials,
+    };
+    driver::Driver::new(bundle, cache_options(config), deps)
+}
+
 /// Synchronizes, opens the socket after the first success, and goes on with both until shutdown.
-async fn work(config: Config, server: Arc<Server>, driver: Driver, deps: Deps) {
-    let opened = config
-        .socket
-        .as_ref()
-        .map(|_| deps.readiness.register("socket"));
+async fn work(config: Config, server: Arc<Server>, driver: Driver, steps: Steps, deps: Deps) {
     let mut sync = Sync::new(
         config.trust_domain.clone(),
         config.sync_interval,
@@ -274,7 +301,7 @@ async fn work(config: Config, server: Arc<Server>, driver: Driver, deps: Deps) {
             upstream: Arc::clone(&server),
             driver: Arc::clone(&driver),
             clock: deps.clock.clone(),
-            health: deps.readiness.component("synchronization"),
+            health: steps.synchronization,
             metrics: deps.metrics.register(sync::Metrics::register),
         },
     );
@@ -292,7 +319,7 @@ async fn work(config: Config, server: Arc<Server>, driver: Driver, deps: Deps) {
             .trigger(Reason::Failed("could not open the socket of the workloads"));
         return;
     }
-    drop(opened);
+    drop(steps.socket);
     sync.run(shutdown).await;
 }
 

@@ -15,7 +15,7 @@ use zeroize::Zeroizing;
 
 use crate::bootstrap::{BootstrapError, Trust, TrustSource};
 use crate::config::TokenSource;
-use crate::credentials::AgentSvid;
+use crate::credentials::{AgentSvid, told};
 use crate::custody::{self, Custody, CustodyError};
 use crate::state::{State, StateError, StateFile};
 use crate::upstream::UpstreamError;
@@ -176,7 +176,7 @@ impl Attestor {
         })?;
         let svid = X509Svid::new(chain, key)?;
         kept.keep(&svid, reattestable, &bundle)?;
-        info!(spiffe.id = %svid.id(), svid.not_after = ?svid.validity().not_after(), "Attested");
+        info!(spiffe.id = %svid.id(), svid.not_after = told(svid.leaf()), "Attested");
         Ok(Standing {
             own: Arc::new(AgentSvid { svid, reattestable }),
             bundle: Arc::new(bundle),
@@ -237,7 +237,7 @@ impl Kept {
         let leaf = state.svid.first()?;
         let bundle = self.bundle(attestor)?;
         if leaf.validity().is_over(now) {
-            warn!(svid.not_after = ?leaf.validity().not_after(), "The agent's SVID has expired");
+            warn!(svid.not_after = told(leaf), "The agent's SVID has expired");
             return None;
         }
         let Some(key) = self.custody.find(leaf.public_key()) else {
@@ -253,7 +253,7 @@ impl Kept {
             svid: svid.ok()?,
             reattestable: state.reattestable,
         };
-        info!(spiffe.id = %own.svid.id(), svid.not_after = ?own.svid.validity().not_after(), "Restored the agent's SVID");
+        info!(spiffe.id = %own.svid.id(), svid.not_after = own.not_after(), "Restored the agent's SVID");
         Some(Standing {
             own: Arc::new(own),
             bundle: Arc::new(bundle),

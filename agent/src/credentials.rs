@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use identity::bundle::Bundle;
-use identity::x509::X509Svid;
+use identity::x509::{Certificate, X509Svid};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 
 /// The agent's own identity.
 #[derive(Clone, Debug)]
@@ -12,6 +14,20 @@ pub struct AgentSvid {
     pub svid: X509Svid,
     /// Whether the server lets this agent attest again instead of renewing.
     pub reattestable: bool,
+}
+
+impl AgentSvid {
+    /// When it expires, for logs.
+    pub fn not_after(&self) -> String {
+        told(self.svid.leaf())
+    }
+}
+
+/// When a certificate expires, for logs.
+pub fn told(certificate: &Certificate) -> String {
+    let not_after = OffsetDateTime::from(certificate.validity().not_after());
+    // A time that cannot be written is none that a certificate can have.
+    not_after.format(&Rfc3339).unwrap_or_default()
 }
 
 /// The agent's identity and the bundle of its trust domain, as they are now.

@@ -219,7 +219,7 @@ impl Lifecycle {
         error!(
             error.reason = failure.reason(),
             error = %report::chain(&failure),
-            svid.not_after = ?own.svid.validity().not_after(),
+            svid.not_after = own.not_after(),
             retry.pause = ?pause,
             "Could not renew the agent's SVID"
         );
@@ -269,7 +269,7 @@ impl Lifecycle {
 
     fn begin(&mut self, standing: Standing) {
         let own = standing.own;
-        info!(spiffe.id = %own.svid.id(), svid.not_after = ?own.svid.validity().not_after(), "Renewed the agent's SVID");
+        info!(spiffe.id = %own.svid.id(), svid.not_after = own.not_after(), "Renewed the agent's SVID");
         self.schedule = self.deps.strategy.plan(own.svid.validity(), random::jitter);
         self.next = self.schedule.due();
         self.backoff.reset();

@@ -7,6 +7,8 @@ mod attest;
 mod connect;
 mod convert;
 mod entries;
+#[cfg(test)]
+pub(crate) mod fake;
 mod status;
 mod verify;
 
