@@ -419,3 +419,6 @@ async fn listener(address: &HostPort, pages: Pages, deps: &Deps) -> Result<Socke
     });
     Ok(addr)
 }
+
+#[cfg(test)]
+mod tests;

@@ -28,6 +28,7 @@ use rustls::server::WebPkiClientVerifier;
 use rustls_pki_types::{
     CertificateDer, CertificateSigningRequestDer, PrivateKeyDer, PrivatePkcs8KeyDer,
 };
+use tokio::sync::watch;
 use tokio_stream::Stream;
 use tonic::service::Routes;
 use tonic::{Code, Request, Response, Status, Streaming};
@@ -66,6 +67,7 @@ pub(crate) struct Fake {
     pub(crate) addr: SocketAddr,
     pub(crate) script: Arc<Mutex<Script>>,
     pub(crate) ca: Arc<Authority>,
+    heard: watch::Sender<()>,
     trigger: ShutdownTrigger,
     tasks: TaskGroup,
 }
@@ -161,9 +163,11 @@ impl Fake {
         let tasks = TaskGroup::new(trigger.clone());
         let bound = listen::bind_tcp(([127, 0, 0, 1], port).into()).unwrap();
         let addr = bound.addr();
+        let heard = watch::Sender::new(());
         let service = Service {
             ca: Arc::clone(&ca),
             script: Arc::clone(&script),
+            heard: heard.clone(),
         };
         let routes = Routes::new(agent_server::AgentServer::new(service.clone()))
             .add_service(bundle_server::BundleServer::new(service.clone()))
@@ -187,6 +191,7 @@ impl Fake {
             addr,
             script,
             ca,
+            heard,
             trigger,
             tasks,
         }
@@ -223,6 +228,21 @@ impl Fake {
     }
 }
 
+impl Fake {
+    /// Waits until this RPC was called that often.
+    pub(crate) async fn called(&self, name: &str, times: usize) {
+        let mut heard = self.heard.subscribe();
+        let wait = async {
+            while self.calls(name) < times {
+                heard.changed().await.unwrap();
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(30), wait)
+            .await
+            .expect(name);
+    }
+}
+
 impl Drop for Fake {
     fn drop(&mut self) {
         self.trigger.trigger(Reason::Requested("dropped"));
@@ -253,6 +273,7 @@ fn tls(ca: &Authority, id: &str) -> Arc<rustls::ServerConfig> {
 struct Service {
     ca: Arc<Authority>,
     script: Arc<Mutex<Script>>,
+    heard: watch::Sender<()>,
 }
 
 type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -274,6 +295,7 @@ fn denied(reason: i32) -> Status {
 impl Service {
     fn note(&self, call: &'static str) {
         self.script.lock().calls.push(call);
+        self.heard.send_replace(());
     }
 
     /// Who calls, by SPIRE's rules: the issued serial becomes the current one when it is first used.
