@@ -259,7 +259,7 @@ async fn a_server_that_is_away_is_asked_until_shutdown() {
         drop(listener.accept().await.unwrap());
         trigger.trigger(Reason::Requested("test"));
     };
-    let (started, ()) = within(async { tokio::join!(starting, hang_up) }).await;
+    let (started, ()) = within(Box::pin(async { tokio::join!(starting, hang_up) })).await;
     assert!(matches!(started.err().unwrap(), StartError::ShutDown));
 }
 
