@@ -1,9 +1,17 @@
 //! The Signet server: signing authorities, registration entries, and the APIs over them.
 
+mod api;
+mod audit;
 pub mod authority;
 pub mod bundles;
+pub mod config;
+mod housekeeping;
+mod index;
 pub mod keys;
-pub mod store;
-
-#[expect(dead_code, reason = "the index that reads these records lands next")]
 mod records;
+mod server;
+pub mod store;
+mod tls;
+mod writes;
+
+pub use self::server::{Deps, Handle, StartError, start};

@@ -1,0 +1,100 @@
+//! Bundles between the wire and the server.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use identity::bundle::{Bundle, JwtAuthority, MAX_KEY_ID_BYTES, X509Authority};
+use identity::key::{KeyError, PublicKey};
+use identity::trust_domain::TrustDomain;
+use identity::x509::{Certificate, CertificateError};
+use proto::spire::types;
+
+use crate::records::{from_seconds, to_seconds};
+
+/// Why a bundle of a request cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub(in crate::api) enum BundleError {
+    #[error("unable to parse X.509 authority")]
+    X509(#[source] CertificateError),
+    #[error("unable to parse JWT authority")]
+    Jwt(#[source] KeyError),
+    #[error("unable to parse JWT authority: missing key ID")]
+    NoKeyId,
+    #[error("unable to parse JWT authority: key ID is longer than {MAX_KEY_ID_BYTES} bytes")]
+    LongKeyId,
+    #[error("unable to parse JWT authority: key ID {0:?} is there twice")]
+    KeyIdTwice(String),
+}
+
+/// Reads the bundle of a trust domain. Nothing is tainted in what comes from outside.
+pub(in crate::api) fn from_proto(
+    trust_domain: TrustDomain,
+    message: &types::Bundle,
+) -> Result<Bundle, BundleError> {
+    let mut bundle = Bundle::new(trust_domain);
+    for authority in &message.x509_authorities {
+        let certificate = Certificate::parse(&authority.asn1).map_err(BundleError::X509)?;
+        bundle.add_x509_authority(X509Authority::new(certificate));
+    }
+    for authority in &message.jwt_authorities {
+        if bundle.jwt_authority(&authority.key_id).is_some() {
+            return Err(BundleError::KeyIdTwice(authority.key_id.clone()));
+        }
+        bundle.jwt_authorities.push(jwt_authority(authority)?);
+    }
+    bundle.refresh_hint = u64::try_from(message.refresh_hint)
+        .ok()
+        .filter(|seconds| *seconds > 0)
+        .map(Duration::from_secs);
+    bundle.sequence = message.sequence_number;
+    Ok(bundle)
+}
+
+fn jwt_authority(message: &types::JwtKey) -> Result<JwtAuthority, BundleError> {
+    let public_key = PublicKey::from_spki_der(&message.public_key).map_err(BundleError::Jwt)?;
+    if message.key_id.is_empty() {
+        return Err(BundleError::NoKeyId);
+    }
+    if message.key_id.len() > MAX_KEY_ID_BYTES {
+        return Err(BundleError::LongKeyId);
+    }
+    Ok(JwtAuthority {
+        key_id: message.key_id.clone(),
+        public_key,
+        expires_at: (message.expires_at > 0).then(|| from_seconds(message.expires_at)),
+        tainted: false,
+    })
+}
+
+/// A bundle, as far as the mask asks for it. The trust domain is always there.
+pub(in crate::api) fn to_proto(bundle: &Bundle, mask: Option<&types::BundleMask>) -> types::Bundle {
+    let wants = |field: fn(&types::BundleMask) -> bool| mask.is_none_or(field);
+    let x509 = |authority: &X509Authority| types::X509Certificate {
+        asn1: Bytes::copy_from_slice(authority.certificate.der()),
+        tainted: authority.tainted,
+    };
+    let jwt = |authority: &JwtAuthority| types::JwtKey {
+        public_key: Bytes::copy_from_slice(authority.public_key.spki_der()),
+        key_id: authority.key_id.clone(),
+        expires_at: authority.expires_at.map_or(0, to_seconds),
+        tainted: authority.tainted,
+    };
+    let mut message = types::Bundle {
+        trust_domain: bundle.trust_domain.name().to_owned(),
+        ..Default::default()
+    };
+    if wants(|mask| mask.x509_authorities) {
+        message.x509_authorities = bundle.x509_authorities.iter().map(x509).collect();
+    }
+    if wants(|mask| mask.jwt_authorities) {
+        message.jwt_authorities = bundle.jwt_authorities.iter().map(jwt).collect();
+    }
+    if wants(|mask| mask.refresh_hint) {
+        let seconds = bundle.refresh_hint.map_or(0, |hint| hint.as_secs());
+        message.refresh_hint = i64::try_from(seconds).unwrap_or(i64::MAX);
+    }
+    if wants(|mask| mask.sequence_number) {
+        message.sequence_number = bundle.sequence;
+    }
+    message
+}

@@ -1,0 +1,113 @@
+//! Errors as the wire tells them: the one map from what went wrong to codes and messages.
+//!
+//! Codes and messages are SPIRE's where SPIRE has the case; tools match on them. A caller learns a
+//! safe sentence; the log gets the chain.
+
+use std::error::Error;
+
+use identity::entry::EntryError;
+use proto::spire::types;
+use tonic::{Code, Status};
+use tracing::{debug, error};
+
+use crate::authority::SignError;
+use crate::writes::WriteError;
+use crate::writes::entries::Refusal;
+
+/// The status of an item that went well.
+pub(super) fn ok() -> types::Status {
+    types::Status {
+        code: Code::Ok.into(),
+        message: "OK".to_owned(),
+    }
+}
+
+/// The status of an item that did not go well.
+pub(super) fn item(status: &Status) -> types::Status {
+    types::Status {
+        code: status.code().into(),
+        message: status.message().to_owned(),
+    }
+}
+
+/// INVALID_ARGUMENT with what was wrong with the argument.
+pub(super) fn invalid(what: &str, cause: &(dyn Error + 'static)) -> Status {
+    let message = format!("{what}: {}", runtime::report::chain(cause));
+    debug!(error = message, "Refused an argument");
+    Status::invalid_argument(message)
+}
+
+/// What became of a write that was not made, or is not visible.
+pub(super) fn write(what: &str, cause: &WriteError) -> Status {
+    let chain = runtime::report::chain(cause);
+    error!(
+        error = chain,
+        error.reason = cause.reason(),
+        operation = what,
+        "Could not write"
+    );
+    let code = match cause {
+        WriteError::Store(_) => Code::Internal,
+        WriteError::Slow | WriteError::Stalled(_) => Code::Unavailable,
+        WriteError::Contended(_) => Code::Aborted,
+    };
+    // The outermost sentence names no file and no record.
+    let sentence = match cause {
+        WriteError::Contended(_) => "the record kept changing".to_owned(),
+        WriteError::Store(_) | WriteError::Slow | WriteError::Stalled(_) => cause.to_string(),
+    };
+    Status::new(code, format!("{what}: {sentence}"))
+}
+
+/// What became of a signature that was not made.
+pub(super) fn sign(what: &str, cause: &SignError) -> Status {
+    error!(
+        error = runtime::report::chain(cause),
+        error.reason = cause.reason(),
+        operation = what,
+        "Could not sign"
+    );
+    Status::internal(what.to_owned())
+}
+
+/// Why an entry was not created.
+pub(super) fn not_created(refusal: &Refusal) -> Status {
+    match refusal {
+        Refusal::Similar(_) => Status::already_exists("similar entry already exists"),
+        Refusal::IdTaken => Status::already_exists(format!("failed to create entry: {refusal}")),
+        Refusal::NoBundle(_) | Refusal::NotFound => {
+            Status::internal(format!("failed to create entry: {refusal}"))
+        }
+        Refusal::Invalid(error) => entry_invalid("failed to create entry", error),
+    }
+}
+
+/// Why an entry was not updated.
+pub(super) fn not_updated(refusal: &Refusal) -> Status {
+    match refusal {
+        Refusal::NotFound => Status::not_found("failed to update entry"),
+        Refusal::Similar(_) | Refusal::IdTaken => {
+            Status::already_exists(format!("failed to update entry: {refusal}"))
+        }
+        Refusal::NoBundle(_) => Status::internal(format!("failed to update entry: {refusal}")),
+        Refusal::Invalid(error) => entry_invalid("failed to update entry", error),
+    }
+}
+
+/// SPIRE finds some faults when it converts an entry and others when it stores it; the message says
+/// which, and the difference is kept for those who match on it.
+pub(super) fn entry_invalid(when_stored: &str, error: &EntryError) -> Status {
+    debug!(error.reason = error.reason(), "Refused an entry");
+    let message = error.message();
+    match error {
+        EntryError::Id(_)
+        | EntryError::X509SvidTtl
+        | EntryError::JwtSvidTtl
+        | EntryError::ExpiresAt
+        | EntryError::StoredWithoutPrefetch
+        | EntryError::StoredWithMixedSelectors => {
+            Status::invalid_argument(format!("{when_stored}: datastore-validation: {message}"))
+        }
+        _ => Status::invalid_argument(format!("failed to convert entry: {message}")),
+    }
+}

@@ -1,0 +1,208 @@
+//! The audit trail: one typed event for each change, each issuance and each refusal.
+//!
+//! An event is a line of the log with the target `audit`, and a count in the metrics. With
+//! `audit_log_enabled` the line has the level info, otherwise debug; refusals are always seen.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use identity::entry::Entry;
+use identity::spiffe_id::SpiffeId;
+use identity::trust_domain::TrustDomain;
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::registry::Registry;
+
+/// What happened.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Event<'a> {
+    EntryCreated(&'a Entry),
+    EntryUpdated(&'a Entry),
+    EntryDeleted(&'a Entry),
+    EntryExpired(&'a Entry),
+    AgentAttested {
+        id: &'a SpiffeId,
+        attestor: &'a str,
+        serial: &'a str,
+    },
+    AgentRenewed {
+        id: &'a SpiffeId,
+        serial: &'a str,
+    },
+    AgentPromoted {
+        id: &'a SpiffeId,
+        serial: &'a str,
+    },
+    AgentBanned(&'a SpiffeId),
+    AgentEvicted(&'a SpiffeId),
+    JoinTokenCreated {
+        expires_at: SystemTime,
+        agent_id: Option<&'a SpiffeId>,
+    },
+    BundleSet(&'a TrustDomain),
+    X509SvidIssued {
+        entry: &'a Entry,
+        serial: &'a str,
+        not_after: SystemTime,
+    },
+    JwtSvidIssued {
+        entry: &'a Entry,
+        expires_at: SystemTime,
+    },
+}
+
+impl Event<'_> {
+    fn name(&self) -> &'static str {
+        match self {
+            Self::EntryCreated(_) => "entry_created",
+            Self::EntryUpdated(_) => "entry_updated",
+            Self::EntryDeleted(_) => "entry_deleted",
+            Self::EntryExpired(_) => "entry_expired",
+            Self::AgentAttested { .. } => "agent_attested",
+            Self::AgentRenewed { .. } => "agent_renewed",
+            Self::AgentPromoted { .. } => "agent_promoted",
+            Self::AgentBanned(_) => "agent_banned",
+            Self::AgentEvicted(_) => "agent_evicted",
+            Self::JoinTokenCreated { .. } => "join_token_created",
+            Self::BundleSet(_) => "bundle_set",
+            Self::X509SvidIssued { .. } => "x509_svid_issued",
+            Self::JwtSvidIssued { .. } => "jwt_svid_issued",
+        }
+    }
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct Labels {
+    event: &'static str,
+}
+
+/// Where events go.
+#[derive(Clone, Debug)]
+pub(crate) struct Audit {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    enabled: bool,
+    events: Family<Labels, Counter>,
+}
+
+/// One line of the trail. A macro, because the level of an event is part of its static description.
+macro_rules! line {
+    ($audit:expr, $event:expr, $caller:expr, $($fields:tt)*) => {
+        if $audit.inner.enabled {
+            tracing::info!(target: "audit", event = $event.name(), caller = %$caller, $($fields)*, "Audit event");
+        } else {
+            tracing::debug!(target: "audit", event = $event.name(), caller = %$caller, $($fields)*, "Audit event");
+        }
+    };
+}
+
+impl Audit {
+    pub(crate) fn new(enabled: bool, registry: &mut Registry) -> Self {
+        let events = Family::default();
+        registry.register(
+            "audit_events",
+            "Changes, issuances and refusals",
+            events.clone(),
+        );
+        Self {
+            inner: Arc::new(Inner { enabled, events }),
+        }
+    }
+
+    /// Records what a caller did.
+    pub(crate) fn record(&self, caller: &(dyn std::fmt::Display + Sync), event: Event<'_>) {
+        self.inner
+            .events
+            .get_or_create(&Labels {
+                event: event.name(),
+            })
+            .inc();
+        match event {
+            Event::EntryCreated(entry)
+            | Event::EntryUpdated(entry)
+            | Event::EntryDeleted(entry)
+            | Event::EntryExpired(entry) => line!(
+                self,
+                event,
+                caller,
+                entry.id = %entry.id,
+                entry.revision = entry.revision,
+                entry.parent_id = %entry.parent_id,
+                spiffe.id = %entry.spiffe_id
+            ),
+            Event::AgentAttested {
+                id,
+                attestor,
+                serial,
+            } => {
+                line!(self, event, caller, agent.id = %id, attestor, svid.serial = serial);
+            }
+            Event::AgentRenewed { id, serial } | Event::AgentPromoted { id, serial } => {
+                line!(self, event, caller, agent.id = %id, svid.serial = serial);
+            }
+            Event::AgentBanned(id) | Event::AgentEvicted(id) => {
+                line!(self, event, caller, agent.id = %id);
+            }
+            Event::JoinTokenCreated {
+                expires_at,
+                agent_id,
+            } => line!(
+                self,
+                event,
+                caller,
+                token.expires_at = crate::records::to_seconds(expires_at),
+                spiffe.id = agent_id.map(SpiffeId::as_str)
+            ),
+            Event::BundleSet(trust_domain) => line!(self, event, caller, %trust_domain),
+            Event::X509SvidIssued {
+                entry,
+                serial,
+                not_after,
+            } => line!(
+                self,
+                event,
+                caller,
+                entry.id = %entry.id,
+                spiffe.id = %entry.spiffe_id,
+                svid.serial = serial,
+                svid.not_after = crate::records::to_seconds(not_after)
+            ),
+            Event::JwtSvidIssued { entry, expires_at } => line!(
+                self,
+                event,
+                caller,
+                entry.id = %entry.id,
+                spiffe.id = %entry.spiffe_id,
+                svid.not_after = crate::records::to_seconds(expires_at)
+            ),
+        }
+    }
+
+    /// Records a refusal, which is seen whether the trail is enabled or not.
+    pub(crate) fn refused(
+        &self,
+        caller: &(dyn std::fmt::Display + Sync),
+        method: &str,
+        reason: &'static str,
+    ) {
+        self.inner
+            .events
+            .get_or_create(&Labels { event: "refused" })
+            .inc();
+        tracing::warn!(
+            target: "audit",
+            event = "refused",
+            caller = %caller,
+            rpc.method = method,
+            error.reason = reason,
+            "Refused a call"
+        );
+    }
+}
+
+/// Stands for a caller that is not to be made out.
+pub(crate) const UNKNOWN_CALLER: &str = "unknown";

@@ -1,0 +1,201 @@
+//! What an operator can say about a server: SPIRE's configuration file, read into what it means.
+//!
+//! What SPIRE knows and this server does not build is refused by name: an operator who relies on it
+//! must not find out later. What has no effect here, because nothing here needs it, is a warning.
+
+mod plugins;
+mod raw;
+mod read;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use identity::spiffe_id::SpiffeId;
+use identity::trust_domain::TrustDomain;
+use runtime::config::{ConfigError, ConfigErrors, Document, Warning};
+use runtime::log::LogConfig;
+
+use crate::authority::CaSubject;
+use crate::keys::KeyType;
+
+/// SPIRE's address, port and socket.
+pub const DEFAULT_BIND_ADDRESS: &str = "0.0.0.0";
+pub const DEFAULT_BIND_PORT: u16 = 8081;
+pub const DEFAULT_SOCKET_PATH: &str = "/tmp/spire-server/private/api.sock";
+/// SPIRE's lifetimes.
+pub const DEFAULT_CA_TTL: Duration = Duration::from_secs(24 * 60 * 60);
+pub const DEFAULT_X509_SVID_TTL: Duration = Duration::from_secs(60 * 60);
+pub const DEFAULT_JWT_SVID_TTL: Duration = Duration::from_secs(5 * 60);
+/// How many expired agents SPIRE removes at a time.
+pub const DEFAULT_PRUNE_BATCH: usize = 1000;
+
+/// A server's configuration.
+#[derive(Clone, Debug)]
+pub struct Config {
+    pub trust_domain: TrustDomain,
+    pub data_dir: PathBuf,
+    /// The port for agents and remote administrators.
+    pub bind: HostPort,
+    /// The admin socket.
+    pub socket_path: PathBuf,
+    pub store: StoreConfig,
+    pub keys: KeysConfig,
+    pub authority: AuthorityConfig,
+    pub default_x509_svid_ttl: Duration,
+    pub default_jwt_svid_ttl: Duration,
+    pub agent_ttl: Duration,
+    pub disable_jwt_svids: bool,
+    /// SPIFFE IDs that may administer the server, also from federated trust domains.
+    pub admin_ids: BTreeSet<SpiffeId>,
+    pub audit_log_enabled: bool,
+    /// Whether an agent's own SPIFFE ID is one of its selectors.
+    pub agent_id_as_selector: bool,
+    pub prune_agents: Option<PruneConfig>,
+    pub log: LogConfig,
+    pub health: Option<HealthConfig>,
+    pub prometheus: Option<HostPort>,
+}
+
+/// Where records are kept.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum StoreConfig {
+    /// In a file below `data_dir`.
+    Embedded,
+    /// Nowhere: they are gone with the process.
+    Memory,
+}
+
+/// Where the private keys of the authorities are kept.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum KeysConfig {
+    Disk { path: PathBuf },
+    Memory,
+}
+
+/// What the authorities are like.
+#[derive(Clone, Debug)]
+pub struct AuthorityConfig {
+    pub ca_ttl: Duration,
+    pub ca_key_type: KeyType,
+    pub jwt_key_type: KeyType,
+    pub ca_subject: CaSubject,
+    pub jwt_issuer: Option<String>,
+}
+
+/// When the records of agents that expired are removed. Banned agents never are.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct PruneConfig {
+    pub expired_for: Duration,
+    pub batch: usize,
+    /// Whether those too that cannot attest again.
+    pub non_reattestable: bool,
+}
+
+/// The listener that says whether the server is live and ready.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct HealthConfig {
+    pub address: HostPort,
+    pub live_path: String,
+    pub ready_path: String,
+}
+
+/// An address to listen on.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct HostPort {
+    /// A name or an IP address, without brackets.
+    pub host: String,
+    pub port: u16,
+}
+
+/// What the command line says. It wins over the file, where it says something.
+#[derive(Clone, Debug, Default)]
+pub struct Overrides {
+    pub bind_address: Option<String>,
+    pub server_port: Option<i64>,
+    pub data_dir: Option<PathBuf>,
+    pub socket_path: Option<PathBuf>,
+    pub trust_domain: Option<String>,
+    pub log_file: Option<PathBuf>,
+    pub log_format: Option<String>,
+    pub log_level: Option<String>,
+    pub log_source_location: Option<bool>,
+    /// Passes over keys that nobody knows, with a warning.
+    pub allow_unknown_config: bool,
+}
+
+impl Config {
+    /// SPIRE's defaults, with the embedded store and keys on disk, both in `data_dir`.
+    pub fn new(trust_domain: TrustDomain, data_dir: PathBuf) -> Self {
+        let keys = KeysConfig::Disk {
+            path: data_dir.join("keys.json"),
+        };
+        Self {
+            trust_domain,
+            data_dir,
+            bind: HostPort {
+                host: DEFAULT_BIND_ADDRESS.to_owned(),
+                port: DEFAULT_BIND_PORT,
+            },
+            socket_path: PathBuf::from(DEFAULT_SOCKET_PATH),
+            store: StoreConfig::Embedded,
+            keys,
+            authority: AuthorityConfig::default(),
+            default_x509_svid_ttl: DEFAULT_X509_SVID_TTL,
+            default_jwt_svid_ttl: DEFAULT_JWT_SVID_TTL,
+            agent_ttl: DEFAULT_X509_SVID_TTL,
+            disable_jwt_svids: false,
+            admin_ids: BTreeSet::new(),
+            audit_log_enabled: false,
+            agent_id_as_selector: false,
+            prune_agents: None,
+            log: LogConfig::default(),
+            health: None,
+            prometheus: None,
+        }
+    }
+
+    /// Reads a document. All that is wrong with it is told at once.
+    pub fn load(
+        document: &Document,
+        overrides: Overrides,
+    ) -> Result<(Self, Vec<Warning>), LoadError> {
+        let (file, unknown) = runtime::config::decode::<raw::File>(document)?;
+        Ok(read::read(file, unknown, overrides)?)
+    }
+}
+
+impl Default for AuthorityConfig {
+    fn default() -> Self {
+        Self {
+            ca_ttl: DEFAULT_CA_TTL,
+            ca_key_type: KeyType::default(),
+            jwt_key_type: KeyType::default(),
+            ca_subject: CaSubject::default(),
+            jwt_issuer: None,
+        }
+    }
+}
+
+/// Why a configuration cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// A value has the wrong type.
+    #[error(transparent)]
+    Decode(#[from] ConfigError),
+    /// The values do not make a configuration.
+    #[error(transparent)]
+    Invalid(#[from] ConfigErrors),
+}
+
+impl LoadError {
+    /// The stable label of metrics and logs.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Decode(error) => error.reason(),
+            Self::Invalid(errors) => errors.reason(),
+        }
+    }
+}

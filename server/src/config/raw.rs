@@ -1,0 +1,159 @@
+//! The file as written: every key that SPIRE knows, and our own block.
+
+use std::path::PathBuf;
+
+use runtime::config::Body;
+use serde::Deserialize;
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct File {
+    pub(super) server: Option<Server>,
+    pub(super) plugins: Option<Body>,
+    pub(super) telemetry: Telemetry,
+    pub(super) health_checks: HealthChecks,
+    pub(super) signet: Signet,
+}
+
+/// Our own keys. SPIRE's file has no such block.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Signet {
+    pub(super) store: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Server {
+    pub(super) admin_ids: Vec<String>,
+    pub(super) agent_ttl: Option<String>,
+    pub(super) audit_log_enabled: Option<bool>,
+    pub(super) bind_address: Option<String>,
+    pub(super) bind_port: Option<i64>,
+    pub(super) ca_key_type: Option<String>,
+    pub(super) ca_subject: Option<CaSubject>,
+    pub(super) ca_ttl: Option<String>,
+    pub(super) data_dir: Option<PathBuf>,
+    pub(super) default_x509_svid_ttl: Option<String>,
+    pub(super) default_jwt_svid_ttl: Option<String>,
+    pub(super) disable_jwt_svids: Option<bool>,
+    pub(super) jwt_issuer: Option<String>,
+    pub(super) jwt_key_type: Option<String>,
+    pub(super) log_file: Option<PathBuf>,
+    pub(super) log_level: Option<String>,
+    pub(super) log_format: Option<String>,
+    pub(super) log_source_location: Option<bool>,
+    pub(super) prune_attested_nodes_expired_for: Option<String>,
+    pub(super) prune_attested_nodes_batch_size: Option<i64>,
+    pub(super) prune_tofu_nodes: Option<bool>,
+    pub(super) socket_path: Option<PathBuf>,
+    pub(super) trust_domain: Option<String>,
+    pub(super) experimental: Experimental,
+    // Known, and not built.
+    pub(super) federation: Option<Body>,
+    pub(super) proxy_protocol_trusted_cidrs: Vec<String>,
+    pub(super) ratelimit: Option<RateLimit>,
+    // Known, and without effect.
+    pub(super) max_attested_node_info_staleness: Option<String>,
+    // SPIRE's profiler has no counterpart here; its settings change nothing that is promised.
+    pub(super) profiling_enabled: Option<bool>,
+    pub(super) profiling_port: Option<Body>,
+    pub(super) profiling_freq: Option<Body>,
+    pub(super) profiling_names: Option<Body>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct CaSubject {
+    pub(super) country: Vec<String>,
+    pub(super) organization: Vec<String>,
+    pub(super) common_name: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct RateLimit {
+    pub(super) attestation: Option<bool>,
+    pub(super) signing: Option<bool>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Experimental {
+    pub(super) agent_spiffe_id_as_selector: Option<bool>,
+    // Known, and not built.
+    pub(super) auth_opa_policy_engine: Option<Body>,
+    pub(super) require_pq_kem: Option<bool>,
+    pub(super) wit_key_type: Option<String>,
+    pub(super) wit_issuer: Option<String>,
+    pub(super) feature_flags: Vec<String>,
+    pub(super) named_pipe_name: Option<String>,
+    // Known, and without effect: the index here follows every commit.
+    pub(super) cache_reload_interval: Option<String>,
+    pub(super) full_cache_reload_interval: Option<String>,
+    pub(super) events_based_cache: Option<bool>,
+    pub(super) prune_events_older_than: Option<String>,
+    pub(super) event_timeout: Option<String>,
+    pub(super) sql_transaction_timeout: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Telemetry {
+    #[serde(rename = "Prometheus")]
+    pub(super) prometheus: Option<Prometheus>,
+    // Known, and not built.
+    #[serde(rename = "DogStatsd")]
+    pub(super) dog_statsd: Option<Body>,
+    #[serde(rename = "Statsd")]
+    pub(super) statsd: Option<Body>,
+    #[serde(rename = "M3")]
+    pub(super) m3: Option<Body>,
+    // What shapes SPIRE's names and labels does not fit ours.
+    #[serde(rename = "InMem")]
+    pub(super) in_mem: Option<Body>,
+    #[serde(rename = "MetricPrefix")]
+    pub(super) metric_prefix: Option<Body>,
+    #[serde(rename = "EnableTrustDomainLabel")]
+    pub(super) enable_trust_domain_label: Option<Body>,
+    #[serde(rename = "EnableHostnameLabel")]
+    pub(super) enable_hostname_label: Option<Body>,
+    #[serde(rename = "AllowedPrefixes")]
+    pub(super) allowed_prefixes: Option<Body>,
+    #[serde(rename = "BlockedPrefixes")]
+    pub(super) blocked_prefixes: Option<Body>,
+    #[serde(rename = "AllowedLabels")]
+    pub(super) allowed_labels: Option<Body>,
+    #[serde(rename = "BlockedLabels")]
+    pub(super) blocked_labels: Option<Body>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Prometheus {
+    pub(super) host: Option<String>,
+    pub(super) port: Option<i64>,
+    pub(super) tls: Option<Body>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct HealthChecks {
+    pub(super) listener_enabled: Option<bool>,
+    pub(super) bind_address: Option<String>,
+    pub(super) bind_port: Option<String>,
+    pub(super) live_path: Option<String>,
+    pub(super) ready_path: Option<String>,
+}
+
+/// One plugin, whatever it is.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Plugin {
+    pub(super) plugin_cmd: Option<String>,
+    pub(super) plugin_args: Option<Body>,
+    pub(super) plugin_checksum: Option<Body>,
+    pub(super) plugin_data: Option<Body>,
+    pub(super) plugin_data_file: Option<PathBuf>,
+    pub(super) enabled: Option<bool>,
+}

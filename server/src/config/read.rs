@@ -1,0 +1,498 @@
+//! From what is written to what is meant.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use identity::spiffe_id::SpiffeId;
+use identity::trust_domain::TrustDomain;
+use runtime::config::{Body, ConfigErrors, Problems, UnknownKey, Warning, duration};
+use runtime::log::{Format, Level, LogConfig};
+
+use super::plugins::{self, Plugins};
+use super::{
+    AuthorityConfig, Config, DEFAULT_BIND_ADDRESS, DEFAULT_BIND_PORT, DEFAULT_CA_TTL,
+    DEFAULT_JWT_SVID_TTL, DEFAULT_PRUNE_BATCH, DEFAULT_SOCKET_PATH, DEFAULT_X509_SVID_TTL,
+    HealthConfig, HostPort, Overrides, PruneConfig, StoreConfig, raw,
+};
+use crate::authority::CaSubject;
+use crate::keys::KeyType;
+
+/// SPIRE's port for health checks.
+const DEFAULT_HEALTH_PORT: u16 = 80;
+/// SPIRE's port for Prometheus.
+const DEFAULT_PROMETHEUS_PORT: u16 = 9988;
+/// SVIDs are not planned to outlive this, whatever the authority's lifetime.
+const MAX_SVID_TTL: Duration = Duration::from_secs(7 * 24 * 60 * 60);
+
+pub(super) fn read(
+    file: raw::File,
+    unknown: Vec<UnknownKey>,
+    overrides: Overrides,
+) -> Result<(Config, Vec<Warning>), ConfigErrors> {
+    let mut problems = Problems::new(overrides.allow_unknown_config);
+    problems.unknown(unknown);
+    let Some(mut server) = file.server else {
+        problems.add("", "server section must be configured");
+        return problems.finish(None);
+    };
+    apply(&mut server, overrides);
+    refuse_unbuilt(&server, &mut problems);
+    warn_without_effect(&server, &mut problems);
+    let plugins = file
+        .plugins
+        .as_ref()
+        .map(|body| plugins::read(body, &mut problems));
+    if plugins.is_none() {
+        problems.add("", "plugins section must be configured");
+    }
+    let mut plugins = plugins.unwrap_or_default();
+    match file.signet.store.as_deref() {
+        None => {}
+        Some("embedded") => plugins.store = Some(StoreConfig::Embedded),
+        Some("memory") => plugins.store = Some(StoreConfig::Memory),
+        Some(other) => {
+            problems.add(
+                "signet.store",
+                format!("there is no store `{other}`; use `embedded` or `memory`"),
+            );
+        }
+    }
+    let health = health(file.health_checks, &mut problems);
+    let prometheus = prometheus(&file.telemetry, &mut problems);
+    let config = assemble(&server, plugins, health, prometheus, &mut problems);
+    problems.finish(config)
+}
+
+fn assemble(
+    server: &raw::Server,
+    plugins: Plugins,
+    health: Option<HealthConfig>,
+    prometheus: Option<HostPort>,
+    problems: &mut Problems,
+) -> Option<Config> {
+    let trust_domain = trust_domain(server.trust_domain.as_deref(), problems);
+    let data_dir = server
+        .data_dir
+        .clone()
+        .filter(|path| !path.as_os_str().is_empty());
+    if data_dir.is_none() {
+        problems.add("", "data_dir must be configured");
+    }
+    let bind = bind(server, problems);
+    let authority = authority(server, problems);
+    let ttl = |key: &str, text: &Option<String>, default, problems: &mut Problems| {
+        length(&format!("server.{key}"), text.as_deref(), problems).unwrap_or(default)
+    };
+    let x509 = ttl(
+        "default_x509_svid_ttl",
+        &server.default_x509_svid_ttl,
+        DEFAULT_X509_SVID_TTL,
+        problems,
+    );
+    let jwt = ttl(
+        "default_jwt_svid_ttl",
+        &server.default_jwt_svid_ttl,
+        DEFAULT_JWT_SVID_TTL,
+        problems,
+    );
+    let agent = ttl("agent_ttl", &server.agent_ttl, x509, problems);
+    for (key, ttl) in [
+        ("default_x509_svid_ttl", x509),
+        ("default_jwt_svid_ttl", jwt),
+        ("agent_ttl", agent),
+    ] {
+        warn_about_ttl(key, ttl, authority.ca_ttl, problems);
+    }
+    let admin_ids = admin_ids(&server.admin_ids, problems);
+    let log = log(server, problems);
+    let prune_agents = prune(server, problems);
+    Some(Config {
+        trust_domain: trust_domain?,
+        data_dir: data_dir?,
+        bind: bind?,
+        socket_path: server
+            .socket_path
+            .clone()
+            .unwrap_or_else(|| PathBuf::from(DEFAULT_SOCKET_PATH)),
+        store: plugins.store.unwrap_or(StoreConfig::Embedded),
+        keys: plugins.keys?,
+        authority,
+        default_x509_svid_ttl: x509,
+        default_jwt_svid_ttl: jwt,
+        agent_ttl: agent,
+        disable_jwt_svids: server.disable_jwt_svids == Some(true),
+        admin_ids,
+        audit_log_enabled: server.audit_log_enabled == Some(true),
+        agent_id_as_selector: server.experimental.agent_spiffe_id_as_selector == Some(true),
+        prune_agents,
+        log,
+        health,
+        prometheus,
+    })
+}
+
+fn apply(server: &mut raw::Server, overrides: Overrides) {
+    fn put<T>(field: &mut Option<T>, value: Option<T>) {
+        if value.is_some() {
+            *field = value;
+        }
+    }
+    put(&mut server.bind_address, overrides.bind_address);
+    put(&mut server.bind_port, overrides.server_port);
+    put(&mut server.data_dir, overrides.data_dir);
+    put(&mut server.socket_path, overrides.socket_path);
+    put(&mut server.trust_domain, overrides.trust_domain);
+    put(&mut server.log_file, overrides.log_file);
+    put(&mut server.log_format, overrides.log_format);
+    put(&mut server.log_level, overrides.log_level);
+    put(
+        &mut server.log_source_location,
+        overrides.log_source_location,
+    );
+}
+
+/// Refuses what SPIRE has and we have not.
+fn refuse_unbuilt(server: &raw::Server, problems: &mut Problems) {
+    let experimental = &server.experimental;
+    let set = |text: &Option<String>| text.as_ref().is_some_and(|text| !text.is_empty());
+    for (key, asked, what) in [
+        (
+            "federation",
+            server.federation.is_some(),
+            "federation (bundle endpoints)",
+        ),
+        (
+            "proxy_protocol_trusted_cidrs",
+            !server.proxy_protocol_trusted_cidrs.is_empty(),
+            "the PROXY protocol",
+        ),
+        (
+            "profiling_enabled",
+            server.profiling_enabled == Some(true),
+            "the profiler",
+        ),
+        (
+            "experimental.auth_opa_policy_engine",
+            experimental.auth_opa_policy_engine.is_some(),
+            "a policy engine for the server's API",
+        ),
+        (
+            "experimental.require_pq_kem",
+            experimental.require_pq_kem == Some(true),
+            "post-quantum key exchange",
+        ),
+        (
+            "experimental.wit_key_type",
+            set(&experimental.wit_key_type),
+            "WIT-SVIDs",
+        ),
+        (
+            "experimental.wit_issuer",
+            set(&experimental.wit_issuer),
+            "WIT-SVIDs",
+        ),
+        (
+            "experimental.feature_flags",
+            !experimental.feature_flags.is_empty(),
+            "feature flags of SPIRE",
+        ),
+        (
+            "experimental.named_pipe_name",
+            set(&experimental.named_pipe_name),
+            "Windows",
+        ),
+    ] {
+        if asked {
+            problems.add(&format!("server.{key}"), format!("not built: {what}"));
+        }
+    }
+}
+
+/// Tells what is accepted and changes nothing.
+fn warn_without_effect(server: &raw::Server, problems: &mut Problems) {
+    if let Some(limits) = &server.ratelimit
+        && (limits.attestation != Some(false) || limits.signing != Some(false))
+    {
+        problems
+            .warn("server.ratelimit: limits per address are not built yet; calls are not limited");
+    }
+    let experimental = &server.experimental;
+    for (key, set) in [
+        (
+            "max_attested_node_info_staleness",
+            server.max_attested_node_info_staleness.is_some(),
+        ),
+        (
+            "experimental.cache_reload_interval",
+            experimental.cache_reload_interval.is_some(),
+        ),
+        (
+            "experimental.full_cache_reload_interval",
+            experimental.full_cache_reload_interval.is_some(),
+        ),
+        (
+            "experimental.events_based_cache",
+            experimental.events_based_cache.is_some(),
+        ),
+        (
+            "experimental.prune_events_older_than",
+            experimental.prune_events_older_than.is_some(),
+        ),
+        (
+            "experimental.event_timeout",
+            experimental.event_timeout.is_some(),
+        ),
+        (
+            "experimental.sql_transaction_timeout",
+            experimental.sql_transaction_timeout.is_some(),
+        ),
+    ] {
+        if set {
+            problems.warn(format!(
+                "server.{key} has no effect: every commit is seen at once"
+            ));
+        }
+    }
+}
+
+fn trust_domain(text: Option<&str>, problems: &mut Problems) -> Option<TrustDomain> {
+    let Some(text) = text.filter(|text| !text.is_empty()) else {
+        problems.add("", "trust_domain must be configured");
+        return None;
+    };
+    match TrustDomain::parse(text) {
+        Ok(trust_domain) => Some(trust_domain),
+        Err(error) => {
+            problems.add(
+                "",
+                format!("could not parse trust_domain {text:?}: {error}"),
+            );
+            None
+        }
+    }
+}
+
+fn bind(server: &raw::Server, problems: &mut Problems) -> Option<HostPort> {
+    let host = server
+        .bind_address
+        .as_deref()
+        .unwrap_or(DEFAULT_BIND_ADDRESS);
+    let port = server.bind_port.unwrap_or_else(|| DEFAULT_BIND_PORT.into());
+    host_port("server.bind_port", host, port, problems)
+}
+
+fn host_port(path: &str, host: &str, port: i64, problems: &mut Problems) -> Option<HostPort> {
+    match u16::try_from(port) {
+        Ok(port) => Some(HostPort {
+            host: host.trim_matches(['[', ']']).to_owned(),
+            port,
+        }),
+        Err(_) => {
+            problems.add(path, format!("{port} is not a port"));
+            None
+        }
+    }
+}
+
+fn authority(server: &raw::Server, problems: &mut Problems) -> AuthorityConfig {
+    let key_type = |key: &str, text: &Option<String>, problems: &mut Problems| {
+        let text = text.as_deref().filter(|text| !text.is_empty())?;
+        match text.parse::<KeyType>() {
+            Ok(key_type) => Some(key_type),
+            Err(error) => {
+                problems.add(&format!("server.{key}"), error.to_string());
+                None
+            }
+        }
+    };
+    let ca_key_type = key_type("ca_key_type", &server.ca_key_type, problems).unwrap_or_default();
+    let jwt_key_type = key_type("jwt_key_type", &server.jwt_key_type, problems);
+    AuthorityConfig {
+        ca_ttl: length("server.ca_ttl", server.ca_ttl.as_deref(), problems)
+            .unwrap_or(DEFAULT_CA_TTL),
+        ca_key_type,
+        jwt_key_type: jwt_key_type.unwrap_or(ca_key_type),
+        ca_subject: ca_subject(server.ca_subject.as_ref(), problems),
+        jwt_issuer: server
+            .jwt_issuer
+            .clone()
+            .filter(|issuer| !issuer.is_empty()),
+    }
+}
+
+fn ca_subject(subject: Option<&raw::CaSubject>, problems: &mut Problems) -> CaSubject {
+    let Some(subject) = subject else {
+        return CaSubject::default();
+    };
+    let mut one = |key: &str, values: &[String]| {
+        if values.len() > 1 {
+            problems.add(
+                &format!("server.ca_subject.{key}"),
+                "more than one is not built",
+            );
+        }
+        values.first().cloned()
+    };
+    let read = CaSubject {
+        country: one("country", &subject.country),
+        organization: one("organization", &subject.organization),
+        common_name: subject.common_name.clone().filter(|name| !name.is_empty()),
+    };
+    if read.country.is_none() && read.organization.is_none() && read.common_name.is_none() {
+        problems.warn("server.ca_subject is set but empty; the default is used");
+        return CaSubject::default();
+    }
+    read
+}
+
+fn admin_ids(ids: &[String], problems: &mut Problems) -> BTreeSet<SpiffeId> {
+    let mut read = BTreeSet::new();
+    for id in ids {
+        match SpiffeId::parse(id) {
+            Ok(id) => {
+                read.insert(id);
+            }
+            Err(error) => {
+                problems.add(
+                    "server.admin_ids",
+                    format!("could not parse admin ID {id:?}: {error}"),
+                );
+            }
+        }
+    }
+    read
+}
+
+fn prune(server: &raw::Server, problems: &mut Problems) -> Option<PruneConfig> {
+    let text = server.prune_attested_nodes_expired_for.as_deref();
+    let expired_for = length("server.prune_attested_nodes_expired_for", text, problems)?;
+    let batch = match server.prune_attested_nodes_batch_size {
+        None | Some(0) => DEFAULT_PRUNE_BATCH,
+        Some(size) => usize::try_from(size).unwrap_or_else(|_negative| {
+            problems.add(
+                "server.prune_attested_nodes_batch_size",
+                "must not be negative",
+            );
+            DEFAULT_PRUNE_BATCH
+        }),
+    };
+    Some(PruneConfig {
+        expired_for,
+        batch,
+        non_reattestable: server.prune_tofu_nodes == Some(true),
+    })
+}
+
+fn log(server: &raw::Server, problems: &mut Problems) -> LogConfig {
+    let level = server
+        .log_level
+        .as_deref()
+        .filter(|level| !level.is_empty())
+        .map(Level::parse);
+    let level = level.and_then(|level| problems.take("server.log_level", level));
+    let format = server.log_format.as_deref().map(Format::parse);
+    let format = format.and_then(|format| problems.take("server.log_format", format));
+    LogConfig {
+        level: level.unwrap_or_default(),
+        format: format.unwrap_or_default(),
+        file: server
+            .log_file
+            .clone()
+            .filter(|file| !file.as_os_str().is_empty()),
+        source_location: server.log_source_location == Some(true),
+    }
+}
+
+fn health(health: raw::HealthChecks, problems: &mut Problems) -> Option<HealthConfig> {
+    if health.listener_enabled != Some(true) {
+        return None;
+    }
+    let host = health
+        .bind_address
+        .unwrap_or_else(|| "localhost".to_owned());
+    let port = match health.bind_port.as_deref() {
+        None | Some("") => Ok(i64::from(DEFAULT_HEALTH_PORT)),
+        Some(port) => port.parse::<i64>(),
+    };
+    let port = problems.take("health_checks.bind_port", port)?;
+    Some(HealthConfig {
+        address: host_port("health_checks.bind_port", &host, port, problems)?,
+        live_path: health.live_path.unwrap_or_else(|| "/live".to_owned()),
+        ready_path: health.ready_path.unwrap_or_else(|| "/ready".to_owned()),
+    })
+}
+
+fn prometheus(telemetry: &raw::Telemetry, problems: &mut Problems) -> Option<HostPort> {
+    let some = |body: &Option<Body>| body.as_ref().is_some_and(|body| !body.is_empty());
+    for (key, asked) in [
+        ("DogStatsd", some(&telemetry.dog_statsd)),
+        ("Statsd", some(&telemetry.statsd)),
+        ("M3", some(&telemetry.m3)),
+    ] {
+        if asked {
+            problems.add(&format!("telemetry.{key}"), "not built; use Prometheus");
+        }
+    }
+    for (key, set) in [
+        ("MetricPrefix", some(&telemetry.metric_prefix)),
+        (
+            "EnableTrustDomainLabel",
+            some(&telemetry.enable_trust_domain_label),
+        ),
+        (
+            "EnableHostnameLabel",
+            some(&telemetry.enable_hostname_label),
+        ),
+        ("AllowedPrefixes", some(&telemetry.allowed_prefixes)),
+        ("BlockedPrefixes", some(&telemetry.blocked_prefixes)),
+        ("AllowedLabels", some(&telemetry.allowed_labels)),
+        ("BlockedLabels", some(&telemetry.blocked_labels)),
+        ("InMem", some(&telemetry.in_mem)),
+    ] {
+        if set {
+            problems.warn(format!(
+                "telemetry.{key} has no effect: it shapes SPIRE's metrics"
+            ));
+        }
+    }
+    let prometheus = telemetry.prometheus.as_ref()?;
+    if prometheus.tls.is_some() {
+        problems.add("telemetry.Prometheus.tls", "not built: TLS for the metrics");
+    }
+    let host = prometheus
+        .host
+        .as_deref()
+        .filter(|host| !host.is_empty())
+        .unwrap_or("localhost");
+    let port = prometheus
+        .port
+        .unwrap_or_else(|| DEFAULT_PROMETHEUS_PORT.into());
+    host_port("telemetry.Prometheus.port", host, port, problems)
+}
+
+/// A length of time that is more than nothing.
+fn length(path: &str, text: Option<&str>, problems: &mut Problems) -> Option<Duration> {
+    let text = text.filter(|text| !text.is_empty())?;
+    let length = problems.take(path, duration::parse(text))?;
+    if length.is_zero() {
+        problems.add(path, "must be longer than nothing");
+        return None;
+    }
+    Some(length)
+}
+
+/// An authority signs until a sixth of its life, or seven days, is left; an SVID that lives longer
+/// than that may be cut short.
+fn warn_about_ttl(key: &str, ttl: Duration, ca_ttl: Duration, problems: &mut Problems) {
+    let most = (ca_ttl / 6).min(MAX_SVID_TTL);
+    if ttl > most {
+        problems.warn(format!(
+            "server.{key} is too high for the configured ca_ttl value. SVIDs with shorter \
+             lifetimes may be issued. Set {key} to {} s or less, or the ca_ttl to {} s or more \
+             (SVIDs live for 7 days at most), to guarantee the full lifetime",
+            most.as_secs(),
+            ttl.as_secs().saturating_mul(6),
+        ));
+    }
+}

@@ -1,0 +1,167 @@
+use super::*;
+
+const SPIRE: &str = r#"
+server {
+    bind_address = "127.0.0.1"
+    bind_port = "8081"
+    socket_path = "/tmp/s/api.sock"
+    trust_domain = "example.org"
+    data_dir = "/tmp/s/data"
+    LOG_LEVEL = "DEBUG"
+    ca_ttl = "12h"
+    default_x509_svid_ttl = "30m"
+    ca_subject { country = ["DE"], organization = ["Example"], common_name = "CA" }
+    admin_ids = ["spiffe://example.org/admin"]
+    audit_log_enabled = true
+}
+plugins {
+    DataStore "sql" { plugin_data { database_type = "sqlite3" connection_string = "/tmp/x" } }
+    KeyManager "disk" { plugin_data { keys_path = "/tmp/s/keys.json" } }
+    NodeAttestor "join_token" { plugin_data {} }
+}
+health_checks { listener_enabled = true bind_port = "8080" }
+telemetry { Prometheus { port = 9988 } }
+"#;
+
+fn load(text: &str) -> Result<(Config, Vec<Warning>), LoadError> {
+    Config::load(&runtime::config::parse(text).unwrap(), Overrides::default())
+}
+
+fn refused(text: &str) -> String {
+    load(text).unwrap_err().to_string()
+}
+
+#[test]
+fn reads_a_file_of_spire() {
+    let (config, warnings) = load(SPIRE).unwrap();
+    assert_eq!(config.trust_domain.name(), "example.org");
+    assert_eq!(
+        config.bind,
+        HostPort {
+            host: "127.0.0.1".to_owned(),
+            port: 8081
+        }
+    );
+    assert_eq!(config.store, StoreConfig::Embedded);
+    assert_eq!(
+        config.keys,
+        KeysConfig::Disk {
+            path: "/tmp/s/keys.json".into()
+        }
+    );
+    assert_eq!(config.authority.ca_ttl, Duration::from_secs(12 * 60 * 60));
+    assert_eq!(
+        config.authority.ca_subject.organization.as_deref(),
+        Some("Example")
+    );
+    assert_eq!(config.default_x509_svid_ttl, Duration::from_secs(30 * 60));
+    assert_eq!(config.agent_ttl, config.default_x509_svid_ttl);
+    assert_eq!(config.log.level, runtime::log::Level::Debug);
+    assert_eq!(config.health.unwrap().address.port, 8080);
+    assert_eq!(config.prometheus.unwrap().port, 9988);
+    assert_eq!(config.admin_ids.len(), 1);
+    assert_eq!(warnings.len(), 1, "{warnings:?}");
+    assert!(
+        warnings[0]
+            .to_string()
+            .contains("SPIRE's database is not read"),
+        "{warnings:?}"
+    );
+}
+
+#[test]
+fn the_command_line_wins_over_the_file() {
+    let overrides = Overrides {
+        trust_domain: Some("other.org".to_owned()),
+        server_port: Some(9),
+        ..Overrides::default()
+    };
+    let (config, _) = Config::load(&runtime::config::parse(SPIRE).unwrap(), overrides).unwrap();
+    assert_eq!(config.trust_domain.name(), "other.org");
+    assert_eq!(config.bind.port, 9);
+}
+
+#[test]
+fn tells_everything_that_is_wrong_at_once() {
+    let text = refused(
+        r#"
+        server { bind_port = 99999 ca_ttl = "0s" admin_ids = ["x"] no_such_key = 1 log_level = "loud" }
+        plugins { KeyManager "dusk" {} UpstreamAuthority "vault" {} DataStore "sql" { plugin_data { database_type = "postgres" } } }
+        "#,
+    );
+    for part in [
+        "trust_domain must be configured",
+        "data_dir must be configured",
+        "`server.bind_port`: 99999 is not a port",
+        "`server.ca_ttl`: must be longer than nothing",
+        "could not parse admin ID \"x\": scheme is missing or invalid",
+        "no_such_key",
+        "unknown log level `loud`",
+        "no built-in plugin \"dusk\" for type \"KeyManager\"",
+        "the plugin UpstreamAuthority `vault` is not built",
+        "`postgres` is not built",
+        "plugins.KeyManager",
+    ] {
+        assert!(text.contains(part), "{part:?} is missing from:\n{text}");
+    }
+}
+
+#[test]
+fn refuses_by_name_what_is_not_built() {
+    let with = |key: &str| SPIRE.replacen("server {", &format!("server {{\n{key}\n"), 1);
+    for (key, part) in [
+        (
+            "federation { bundle_endpoint { address = \"0.0.0.0\" } }",
+            "federation (bundle endpoints)",
+        ),
+        (
+            "proxy_protocol_trusted_cidrs = [\"10.0.0.0/8\"]",
+            "the PROXY protocol",
+        ),
+        (
+            "experimental { require_pq_kem = true }",
+            "post-quantum key exchange",
+        ),
+        (
+            "experimental { auth_opa_policy_engine { local { rego_path = \"x\" } } }",
+            "policy engine",
+        ),
+        ("experimental { feature_flags = [\"x\"] }", "feature flags"),
+    ] {
+        let text = refused(&with(key));
+        assert!(text.contains(part), "{key}: {text}");
+    }
+}
+
+#[test]
+fn an_unknown_key_is_a_warning_when_asked_for() {
+    let text = SPIRE.replacen("server {", "server { bind_prot = 1\n", 1);
+    assert!(refused(&text).contains("bind_prot"));
+    let overrides = Overrides {
+        allow_unknown_config: true,
+        ..Overrides::default()
+    };
+    let (_, warnings) = Config::load(&runtime::config::parse(&text).unwrap(), overrides).unwrap();
+    assert!(
+        warnings
+            .iter()
+            .any(|warning| warning.to_string().contains("bind_prot"))
+    );
+}
+
+#[test]
+fn the_store_in_memory_is_asked_for_in_our_own_block() {
+    let (config, _) = load(&format!("{SPIRE}\nsignet {{ store = \"memory\" }}")).unwrap();
+    assert_eq!(config.store, StoreConfig::Memory);
+    assert!(refused(&format!("{SPIRE}\nsignet {{ store = \"tape\" }}")).contains("tape"));
+}
+
+#[test]
+fn warns_about_lifetimes_that_the_authority_cannot_give() {
+    let (_, warnings) = load(&SPIRE.replace("\"30m\"", "\"4h\"")).unwrap();
+    assert!(
+        warnings
+            .iter()
+            .any(|w| w.to_string().contains("default_x509_svid_ttl is too high"))
+    );
+}

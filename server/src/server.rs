@@ -1,0 +1,338 @@
+//! A server, put together. Nothing is decided here; the parts are started in their order.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use identity::trust_domain::TrustDomain;
+use runtime::clock::Clock;
+use runtime::listen::{BoundTcp, Limits, ListenError, ListenMetrics, Serve, bind_tcp, bind_unix};
+use runtime::metrics::Metrics;
+use runtime::readiness::Readiness;
+use runtime::tasks::TaskGroup;
+use runtime::{admin, listen};
+use tracing::{error, info};
+
+use crate::api::{Gate, JwtSvids, Probe, RpcMetrics, Services, Ttls, admin_routes, port_routes};
+use crate::audit::Audit;
+use crate::authority::{self, Authorities, Visible};
+use crate::config::{Config, HealthConfig, HostPort, KeysConfig, StoreConfig};
+use crate::housekeeping::{Pruner, watch_health};
+use crate::index::{Index, IndexError};
+use crate::keys::{Keys, KeysError};
+use crate::store::{OpenError, Store, StoreError};
+use crate::tls::{Clients, server_config};
+use crate::writes::Writer;
+
+/// Whoever can write to the socket administers the server.
+const ADMIN_SOCKET_MODE: u32 = 0o770;
+
+/// What a server is handed by its process.
+#[derive(Clone, Debug)]
+pub struct Deps {
+    pub clock: Clock,
+    pub metrics: Metrics,
+    pub tasks: TaskGroup,
+    pub readiness: Readiness,
+}
+
+/// A running server. It ends when its tasks are told to; see [`Handle::close`].
+#[derive(Debug)]
+pub struct Handle {
+    /// The port that agents connect to, as bound.
+    pub addr: SocketAddr,
+    pub admin_socket: PathBuf,
+    pub health_addr: Option<SocketAddr>,
+    pub metrics_addr: Option<SocketAddr>,
+    store: Store,
+}
+
+impl Handle {
+    /// Lets the store go, after the tasks of the server were drained.
+    pub async fn close(self) -> Result<(), StoreError> {
+        self.store.close().await
+    }
+}
+
+/// Why a server does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error(transparent)]
+    Store(#[from] OpenError),
+    #[error(transparent)]
+    Keys(#[from] KeysError),
+    #[error("could not load the index")]
+    Index(#[source] Box<dyn std::error::Error + Send + Sync>),
+    #[error("could not start the signing authorities")]
+    Authorities(#[from] authority::StartError),
+    #[error("could not resolve bind address \"{}:{}\"", .address.host, .address.port)]
+    Resolve {
+        address: HostPort,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    #[error("could not set up TLS")]
+    Tls(#[from] rustls::Error),
+}
+
+impl StartError {
+    /// The stable label of metrics and logs.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Store(error) => error.reason(),
+            Self::Keys(error) => error.reason(),
+            Self::Index(_) => "index",
+            Self::Authorities(error) => error.reason(),
+            Self::Resolve { .. } => "bind_address",
+            Self::Listen(error) => error.reason(),
+            Self::Tls(_) => "tls",
+        }
+    }
+}
+
+impl From<IndexError> for StartError {
+    fn from(error: IndexError) -> Self {
+        Self::Index(Box::new(error))
+    }
+}
+
+/// The sockets of a server. They are bound before anything is written, so that a second server on
+/// the same port leaves no trace.
+struct Bound {
+    port: BoundTcp,
+    admin: listen::BoundUnix,
+    health: Option<(BoundTcp, HealthConfig)>,
+    metrics: Option<BoundTcp>,
+}
+
+/// Starts a server, and returns when it answers.
+pub async fn start(config: Config, deps: Deps) -> Result<Handle, StartError> {
+    let ready = deps.readiness.register("server");
+    let bound = bind(&config).await?;
+    let keys = open_keys(&config.keys)?;
+    let store = open_store(&config)?;
+    let index = Index::start(store.clone(), &config.trust_domain, &deps.tasks).await?;
+    let authorities = start_authorities(&config, &deps, &store, keys, &index).await?;
+    let audit = deps
+        .metrics
+        .register(|registry| Audit::new(config.audit_log_enabled, registry));
+    let writer = Writer::new(store.clone(), index.clone());
+    let probe = Probe {
+        store: store.clone(),
+        index: index.clone(),
+        trust_domain: config.trust_domain.clone(),
+    };
+    let services = Arc::new(Services {
+        trust_domain: config.trust_domain.clone(),
+        index: index.clone(),
+        writer: writer.clone(),
+        authorities: authorities.clone(),
+        clock: deps.clock.clone(),
+        audit: audit.clone(),
+        ttls: Ttls::of(&config),
+        jwt_svids: if config.disable_jwt_svids {
+            JwtSvids::Disabled
+        } else {
+            JwtSvids::Issued
+        },
+        agent_id_as_selector: config.agent_id_as_selector,
+    });
+    let gate = Arc::new(Gate {
+        trust_domain: config.trust_domain.clone(),
+        index: index.clone(),
+        writer: writer.clone(),
+        clock: deps.clock.clone(),
+        admin_ids: config.admin_ids.clone(),
+        audit: audit.clone(),
+        metrics: deps.metrics.register(RpcMetrics::register),
+    });
+    let clients = Clients {
+        trust_domain: config.trust_domain.clone(),
+        admin_ids: config.admin_ids.clone(),
+        index,
+        clock: deps.clock.clone(),
+    };
+    let tls = server_config(authorities.server_svid(), clients)?;
+    let handle = bound.handle(&config, store);
+    bound.serve(&deps, tls, &services, &gate, probe.clone());
+    keep_house(
+        &config,
+        &deps,
+        Pruner {
+            writer,
+            clock: deps.clock.clone(),
+            audit,
+            agents: config.prune_agents,
+        },
+        probe,
+    );
+    ready.ready();
+    info!(trust_domain = %config.trust_domain, listener.addr = %handle.addr, "Started the server");
+    Ok(handle)
+}
+
+async fn bind(config: &Config) -> Result<Bound, StartError> {
+    let metrics = match &config.prometheus {
+        None => None,
+        Some(address) => Some(bind_tcp(resolve(address).await?)?),
+    };
+    let health = match &config.health {
+        None => None,
+        Some(health) => Some((bind_tcp(resolve(&health.address).await?)?, health.clone())),
+    };
+    Ok(Bound {
+        port: bind_tcp(resolve(&config.bind).await?)?,
+        admin: bind_unix(&config.socket_path, ADMIN_SOCKET_MODE)?,
+        health,
+        metrics,
+    })
+}
+
+async fn resolve(address: &HostPort) -> Result<SocketAddr, StartError> {
+    let failed = |source| StartError::Resolve {
+        address: address.clone(),
+        source,
+    };
+    let mut found = tokio::net::lookup_host((address.host.as_str(), address.port))
+        .await
+        .map_err(failed)?;
+    let none = || failed(std::io::Error::from(std::io::ErrorKind::NotFound));
+    found.next().ok_or_else(none)
+}
+
+fn open_keys(config: &KeysConfig) -> Result<Keys, KeysError> {
+    match config {
+        KeysConfig::Memory => Ok(Keys::memory()),
+        KeysConfig::Disk { path } => Keys::disk(path),
+    }
+}
+
+fn open_store(config: &Config) -> Result<Store, OpenError> {
+    match config.store {
+        StoreConfig::Memory => Ok(Store::memory()),
+        StoreConfig::Embedded => Store::open(&config.data_dir, config.trust_domain.name()),
+    }
+}
+
+async fn start_authorities(
+    config: &Config,
+    deps: &Deps,
+    store: &Store,
+    keys: Keys,
+    index: &Index,
+) -> Result<Authorities, authority::StartError> {
+    let index = index.clone();
+    let visible = Visible::new(move |revision| {
+        let index = index.clone();
+        Box::pin(async move { Ok(index.reached(revision).await?) })
+    });
+    let authority = authority::Config {
+        trust_domain: TrustDomain::clone(&config.trust_domain),
+        ca_subject: config.authority.ca_subject.clone(),
+        ca_ttl: config.authority.ca_ttl,
+        ca_key_type: config.authority.ca_key_type,
+        jwt_key_type: config.authority.jwt_key_type,
+        server_svid_ttl: config.default_x509_svid_ttl,
+        jwt_issuer: config.authority.jwt_issuer.clone(),
+    };
+    let deps = authority::Deps {
+        store: store.clone(),
+        keys,
+        clock: deps.clock.clone(),
+        tasks: deps.tasks.clone(),
+        visible,
+    };
+    Authorities::start(authority, deps).await
+}
+
+impl Bound {
+    fn handle(&self, config: &Config, store: Store) -> Handle {
+        Handle {
+            addr: self.port.addr(),
+            admin_socket: config.socket_path.clone(),
+            health_addr: self.health.as_ref().map(|(bound, _)| bound.addr()),
+            metrics_addr: self.metrics.as_ref().map(BoundTcp::addr),
+            store,
+        }
+    }
+
+    fn serve(
+        self,
+        deps: &Deps,
+        tls: listen::TlsConfigSource,
+        services: &Arc<Services>,
+        gate: &Arc<Gate>,
+        probe: Probe,
+    ) {
+        let metrics = deps.metrics.register(ListenMetrics::register);
+        let serve = |limits, name| Serve {
+            limits,
+            shutdown: deps.tasks.shutdown(),
+            tasks: deps.tasks.clone(),
+            metrics: metrics.socket(name),
+        };
+        let port = listen::serve_tls(
+            self.port,
+            tls,
+            port_routes(services, gate),
+            serve(Limits::server(), "server"),
+        );
+        deps.tasks.spawn("server listener", ended(port, "server"));
+        let admin_socket = listen::serve_unix(
+            self.admin,
+            admin_routes(services, gate, probe),
+            serve(Limits::admin(), "admin"),
+        );
+        deps.tasks
+            .spawn("admin listener", ended(admin_socket, "admin"));
+        if let Some((bound, health)) = self.health {
+            let pages = admin::Pages::Health {
+                live_path: health.live_path,
+                ready_path: health.ready_path,
+                readiness: deps.readiness.clone(),
+            };
+            let pages = admin::serve(bound, pages, deps.tasks.shutdown(), deps.tasks.clone());
+            deps.tasks.spawn("health listener", ended(pages, "health"));
+        }
+        if let Some(bound) = self.metrics {
+            let pages = admin::Pages::Metrics(deps.metrics.clone());
+            let pages = admin::serve(bound, pages, deps.tasks.shutdown(), deps.tasks.clone());
+            deps.tasks
+                .spawn("metrics listener", ended(pages, "metrics"));
+        }
+    }
+}
+
+fn keep_house(config: &Config, deps: &Deps, pruner: Pruner, probe: Probe) {
+    let shutdown = deps.tasks.shutdown();
+    let pruner = Arc::new(pruner);
+    let (entries, stop) = (Arc::clone(&pruner), shutdown.clone());
+    deps.tasks.spawn("prune entries", async move {
+        entries.prune_entries(&stop).await;
+    });
+    if config.prune_agents.is_some() {
+        let stop = shutdown.clone();
+        deps.tasks.spawn("prune agents", async move {
+            pruner.prune_agents(&stop).await;
+        });
+    }
+    let health = deps.readiness.component("store");
+    deps.tasks.spawn(
+        "health",
+        watch_health(probe, health, deps.clock.clone(), shutdown),
+    );
+}
+
+/// A listener that does not come up is seen in the log; the port stays silent.
+async fn ended(listener: impl Future<Output = Result<(), ListenError>>, name: &'static str) {
+    if let Err(cause) = listener.await {
+        error!(
+            listener = name,
+            error = runtime::report::chain(&cause),
+            error.reason = cause.reason(),
+            "A listener failed"
+        );
+    }
+}
