@@ -16,6 +16,7 @@ use identity::{
     entry::DnsName,
     key::PublicKey,
     spiffe_id::SpiffeId,
+    trust_domain::TrustDomain,
     x509::{Certificate, check_leaf},
 };
 
@@ -67,6 +68,7 @@ pub(crate) struct X509Ca(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     id: String,
+    trust_domain: TrustDomain,
     certificate: Certificate,
     issued_at: SystemTime,
     signer: Signer,
@@ -74,12 +76,18 @@ struct Inner {
 }
 
 impl X509Ca {
-    fn new(certificate: Certificate, issued_at: SystemTime, signer: Signer) -> Self {
+    fn new(
+        trust_domain: &TrustDomain,
+        certificate: Certificate,
+        issued_at: SystemTime,
+        signer: Signer,
+    ) -> Self {
         let key_id = signer.public_key().subject_key_id();
         let template = Template::new(signer.algorithm(), certificate.subject_der(), &key_id);
         let id = bundle::X509Authority::new(certificate.clone()).authority_id();
         Self(Arc::new(Inner {
             id,
+            trust_domain: trust_domain.clone(),
             certificate,
             issued_at,
             signer,
@@ -139,9 +147,8 @@ impl X509Ca {
 impl X509SvidRequest<'_> {
     /// What must hold before a signature is made, in every build.
     fn check(&self, authority: &X509Ca) -> Result<(), SignError> {
-        let own = authority.0.certificate.spiffe_id()?;
         // X509-SVID 3: the issuer's trust domain and the leaf's are the same.
-        if !self.id.is_member_of(own.trust_domain()) {
+        if !self.id.is_member_of(&authority.0.trust_domain) {
             return Err(SignError::NotMember {
                 id: self.id.clone(),
             });
@@ -199,7 +206,7 @@ impl Authority for X509Ca {
         if !(certificate.is_ca() && signs && names_us) {
             return Err(CreateError::Profile);
         }
-        Ok(Self::new(certificate, now, signer))
+        Ok(Self::new(&config.trust_domain, certificate, now, signer))
     }
 
     fn restore(entry: &Entry, signer: Signer, bundle: &Bundle) -> Result<Self, Unusable> {
@@ -211,7 +218,12 @@ impl Authority for X509Ca {
         if !bundle.certificates().any(|own| *own == certificate) {
             return Err(Unusable::NotInBundle);
         }
-        Ok(Self::new(certificate, entry.issued_at, signer))
+        Ok(Self::new(
+            &bundle.trust_domain,
+            certificate,
+            entry.issued_at,
+            signer,
+        ))
     }
 
     fn certificates(&self) -> Vec<Bytes> {

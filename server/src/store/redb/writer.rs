@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use redb::{Database, ReadableTable as _, WriteTransaction};
+use redb::{Database, ReadableTable as _, Table};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::{
@@ -238,8 +238,11 @@ fn write_batch(
     let write = database.begin_write()?;
     let mut revision = newest;
     let mut outcomes = Vec::with_capacity(txns.len());
-    for txn in txns {
-        outcomes.push(write_txn(&write, txn, &mut revision)?);
+    {
+        let mut records = write.open_table(RECORDS)?;
+        for txn in txns {
+            outcomes.push(write_txn(&mut records, txn, &mut revision)?);
+        }
     }
     if revision == newest {
         write.abort()?;
@@ -253,11 +256,10 @@ fn write_batch(
 }
 
 fn write_txn(
-    write: &WriteTransaction,
+    records: &mut Table<'_, &'static str, (u64, &'static [u8])>,
     txn: &Txn,
     revision: &mut Revision,
 ) -> Result<Committed, redb::Error> {
-    let mut records = write.open_table(RECORDS)?;
     for (key, expect) in &txn.expect {
         let found = records
             .get(key.as_str())?
