@@ -3,7 +3,7 @@
 use identity::{
     key::KeyError,
     spiffe_id::SpiffeId,
-    x509::{CertificateError, LeafError, SvidError},
+    x509::{CertificateError, SvidError},
 };
 
 use super::slots::Refused;
@@ -32,12 +32,10 @@ pub enum SignError {
     Signature(#[from] SignatureError),
     #[error("could not encode the claims")]
     Claims(#[source] serde_json::Error),
+    #[error("certificate to be signed is not the leaf of an X509-SVID")]
+    Profile,
     #[error("could not read back the certificate just signed")]
     ReadBack(#[source] CertificateError),
-    #[error("certificate just signed is not the leaf of an X509-SVID")]
-    Profile(#[from] LeafError),
-    #[error("certificate just signed names another SPIFFE ID")]
-    OtherId,
     #[error("certificate just signed does not make an X509-SVID")]
     Svid(#[from] SvidError),
     #[error("signing was cut short")]
@@ -56,7 +54,7 @@ impl SignError {
             Self::Key => "key_generation",
             Self::Signature(_) => "signature",
             Self::Claims(_) => "claims",
-            Self::ReadBack(_) | Self::Profile(_) | Self::OtherId | Self::Svid(_) => "profile",
+            Self::Profile | Self::ReadBack(_) | Self::Svid(_) => "profile",
             Self::Ended => "signing_ended",
         }
     }

@@ -11,7 +11,7 @@ use identity::{
     key::PrivateKey,
     spiffe_id::SpiffeId,
     validity::{Renewal, Schedule},
-    x509::X509Svid,
+    x509::{Certificate, X509Svid},
 };
 use zeroize::Zeroizing;
 
@@ -42,7 +42,12 @@ impl ServerSvid {
             subject: Subject::Server,
         };
         let issued = authority.sign(&request, now)?;
-        Ok(X509Svid::new(issued.chain, Arc::new(key))?)
+        // This reads it back as any peer does: a test of the issuer at each start and renewal.
+        let chain = issued.chain.iter().map(|der| Certificate::parse(der));
+        let chain = chain
+            .collect::<Result<_, _>>()
+            .map_err(SignError::ReadBack)?;
+        Ok(X509Svid::new(chain, Arc::new(key))?)
     }
 
     /// Whether `svid` is to be replaced: from half of its life on, and at once when its authority is

@@ -1,13 +1,14 @@
 //! The X.509 authority, and the leaves that it signs.
 
 mod der;
+mod profile;
 mod root;
 #[cfg(test)]
 mod tests;
 
 use std::{
     sync::Arc,
-    time::{Duration, SystemTime},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use bytes::Bytes;
@@ -17,7 +18,7 @@ use identity::{
     key::PublicKey,
     spiffe_id::SpiffeId,
     trust_domain::TrustDomain,
-    x509::{Certificate, check_leaf},
+    x509::Certificate,
 };
 
 use super::{Config, CreateError, Kind, SignError, Unusable, journal::Authority, slots::Term};
@@ -54,8 +55,8 @@ pub struct X509SvidRequest<'a> {
 /// A signed X509-SVID, without its key.
 #[derive(Clone, Debug)]
 pub struct IssuedX509Svid {
-    /// The leaf, then what leads to an authority of the bundle; the authority itself is not in it.
-    pub chain: Vec<Certificate>,
+    /// In DER: the leaf, then what leads to an authority of the bundle, which itself is not in it.
+    pub chain: Vec<Bytes>,
     /// In decimal digits.
     pub serial: String,
     pub not_after: SystemTime,
@@ -100,7 +101,7 @@ impl X509Ca {
         &self.0.certificate
     }
 
-    /// Signs a leaf. What it says is checked before, and read back after, by another reader.
+    /// Signs a leaf, once what it says is checked by another reader than its writer.
     pub(crate) fn sign(
         &self,
         request: &X509SvidRequest<'_>,
@@ -111,7 +112,7 @@ impl X509Ca {
         // RFC 5280 has no rule for it, but a leaf that outlives its issuer is of no use to anybody.
         let not_after = now
             .checked_add(request.ttl)
-            .map_or(issuer_ends, |end| end.min(issuer_ends));
+            .map_or(issuer_ends, |end| whole_seconds(end).min(issuer_ends));
         if not_after <= now {
             return Err(SignError::AuthorityEnded);
         }
@@ -128,17 +129,14 @@ impl X509Ca {
         };
         let template = &self.0.template;
         let to_be_signed = template.to_be_signed(&leaf);
-        let signature = self.0.signer.sign_x509(&to_be_signed)?;
-        let der = template.certificate(&to_be_signed, &signature);
-        let leaf = Certificate::parse(&der).map_err(SignError::ReadBack)?;
-        if check_leaf(&leaf)? != *request.id {
-            return Err(SignError::OtherId);
+        if !profile::is_leaf_of(&to_be_signed, request.id) {
+            return Err(SignError::Profile);
         }
-        let serial = leaf.serial_decimal().to_owned();
-        let not_after = leaf.validity().not_after();
+        let signature = self.0.signer.sign_x509(&to_be_signed)?;
+        let certificate = template.certificate(&to_be_signed, &signature);
         Ok(IssuedX509Svid {
-            chain: vec![leaf],
-            serial,
+            chain: vec![certificate.into()],
+            serial: u128::from_be_bytes(leaf.serial).to_string(),
             not_after,
         })
     }
@@ -233,6 +231,12 @@ impl Authority for X509Ca {
     fn publish(&self, bundle: &mut Bundle) -> bool {
         bundle.add_x509_authority(bundle::X509Authority::new(self.0.certificate.clone()))
     }
+}
+
+/// Certificates know no parts of a second.
+fn whole_seconds(at: SystemTime) -> SystemTime {
+    let since = at.duration_since(UNIX_EPOCH).unwrap_or_default();
+    UNIX_EPOCH + Duration::from_secs(since.as_secs())
 }
 
 /// A random serial number, positive and always of 16 bytes (RFC 5280 4.1.2.2).

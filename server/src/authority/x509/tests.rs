@@ -1,6 +1,11 @@
 use std::time::UNIX_EPOCH;
 
-use identity::{entry::DnsName, key::PrivateKey, trust_domain::TrustDomain, x509::Csr};
+use identity::{
+    entry::DnsName,
+    key::PrivateKey,
+    trust_domain::TrustDomain,
+    x509::{Csr, check_leaf},
+};
 use proptest::prelude::*;
 use rcgen::{
     CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod, KeyPair,
@@ -37,6 +42,14 @@ fn request<'a>(id: &'a SpiffeId, public_key: &'a PublicKey) -> X509SvidRequest<'
         ttl,
         subject: Subject::Workload,
     }
+}
+
+fn chain(issued: &IssuedX509Svid) -> Vec<Certificate> {
+    issued
+        .chain
+        .iter()
+        .map(|der| Certificate::parse(der).unwrap())
+        .collect()
 }
 
 fn id(text: &str) -> SpiffeId {
@@ -81,10 +94,13 @@ async fn a_leaf_keeps_the_profile_and_verifies_below_its_authority() {
         let authority = authority(kind).await;
         let (id, key) = (id("spiffe://example.org/a/b"), public_key());
         let issued = authority.sign(&request(&id, &key), now()).unwrap();
-        let [leaf] = issued.chain.as_slice() else {
+        let chain = chain(&issued);
+        let [leaf] = chain.as_slice() else {
             panic!("a self-signed authority is not sent")
         };
         assert_eq!(check_leaf(leaf).unwrap(), id);
+        assert_eq!(leaf.serial_decimal(), issued.serial);
+        assert_eq!(leaf.validity().not_after(), issued.not_after);
         assert_eq!(leaf.authority_key_id().unwrap(), authority.authority_id());
         assert_eq!(
             leaf.subject_key_id().unwrap(),
@@ -98,7 +114,7 @@ async fn a_leaf_keeps_the_profile_and_verifies_below_its_authority() {
         let mut bundle = Bundle::new(id.trust_domain().clone());
         authority.publish(&mut bundle);
         let verified = identity::x509::verify_peer(
-            &issued.chain,
+            &chain,
             identity::x509::Purpose::ClientAuth,
             |trust_domain| (trust_domain == id.trust_domain()).then_some(&bundle),
             now(),
@@ -170,9 +186,9 @@ async fn nothing_of_a_csr_but_its_key_reaches_the_certificate() {
     let issued = authority
         .sign(&request(&id, csr.public_key()), now())
         .unwrap();
-    let text = String::from_utf8_lossy(issued.chain[0].der()).into_owned();
+    let text = String::from_utf8_lossy(&issued.chain[0]).into_owned();
     assert!(!text.contains("evil"));
-    assert_eq!(issued.chain[0].spiffe_id().unwrap(), id);
+    assert_eq!(chain(&issued)[0].spiffe_id().unwrap(), id);
 }
 
 /// Splits DER into its values; enough of a reader to compare two certificates.
@@ -279,6 +295,7 @@ proptest! {
         prop_assert_eq!(own, theirs);
         let extensions = |value| sorted(values(inside(inside(value))));
         prop_assert_eq!(extensions(own_last), extensions(their_last));
+        prop_assert!(profile::is_leaf_of(&to_be_signed, &id));
         // Whole: the signature of the oracle fits into our frame.
         let whole = template.certificate(parts[0], &inside(parts[2])[1..]);
         prop_assert_eq!(whole.as_slice(), &oracle.der()[..]);
@@ -311,9 +328,61 @@ async fn makes_an_svid_with_the_callers_key() {
     };
     let issued = authority.sign(&request, now()).unwrap();
     assert_eq!(
-        issued.chain[0].dns_names(),
+        chain(&issued)[0].dns_names(),
         ["a.example.org", "*.example.org"]
     );
-    let svid = identity::x509::X509Svid::new(issued.chain, Arc::new(key)).unwrap();
+    let svid = identity::x509::X509Svid::new(chain(&issued), Arc::new(key)).unwrap();
     assert_eq!(*svid.id(), id);
+}
+
+/// The last look before the signature sees what a broken writer would let through.
+#[test]
+fn signs_nothing_that_is_not_the_leaf_asked_for() {
+    let key = KeyPair::generate().unwrap();
+    let asked = id("spiffe://example.org/a");
+    let judge = |change: &dyn Fn(&mut CertificateParams)| {
+        let mut params = CertificateParams::default();
+        params.subject_alt_names = vec![SanType::URI(asked.as_str().try_into().unwrap())];
+        params.is_ca = IsCa::ExplicitNoCa;
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        change(&mut params);
+        let certificate = params.self_signed(&key).unwrap();
+        let parts = values(inside(certificate.der()));
+        profile::is_leaf_of(parts[0], &asked)
+    };
+    let uri = |text: &str| SanType::URI(text.try_into().unwrap());
+    assert!(judge(&|_| ()));
+    assert!(judge(&|p| p
+        .subject_alt_names
+        .push(SanType::DnsName("a.org".try_into().unwrap()))));
+    assert!(!judge(&|p| p
+        .subject_alt_names
+        .push(uri("spiffe://example.org/b"))));
+    assert!(!judge(&|p| p
+        .subject_alt_names
+        .push(uri("spiffe://example.org/a"))));
+    assert!(!judge(
+        &|p| p.subject_alt_names = vec![uri("spiffe://example.org/b")]
+    ));
+    assert!(!judge(&|p| p.subject_alt_names.clear()));
+    assert!(!judge(&|p| p
+        .subject_alt_names
+        .push(SanType::Rfc822Name("a@b.org".try_into().unwrap()))));
+    assert!(
+        !judge(&|p| p.is_ca = IsCa::NoCa),
+        "the extension is asked for"
+    );
+    assert!(!judge(
+        &|p| p.is_ca = IsCa::Ca(rcgen::BasicConstraints::Unconstrained)
+    ));
+    assert!(!judge(&|p| p.key_usages.push(KeyUsagePurpose::KeyCertSign)));
+    assert!(!judge(&|p| p.key_usages.push(KeyUsagePurpose::CrlSign)));
+    assert!(!judge(&|p| p.key_usages.clear()));
+}
+
+proptest! {
+    #[test]
+    fn no_bytes_confuse_the_last_look(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+        prop_assert!(!profile::is_leaf_of(&bytes, &id("spiffe://example.org/a")));
+    }
 }
