@@ -5,12 +5,10 @@ pub(super) mod entry;
 
 use std::error::Error;
 
-use bytes::Bytes;
 use identity::namespace::{NamespaceError, Role};
 use identity::selector::{Selector, SelectorError, Selectors};
 use identity::spiffe_id::{SpiffeId, SpiffeIdError};
 use identity::trust_domain::TrustDomain;
-use identity::x509::Certificate;
 use proto::spire::types;
 use proto::spire::types::selector_match::MatchBehavior;
 use tonic::Status;
@@ -110,13 +108,6 @@ pub(super) fn page<K, E: Error + 'static>(
 /// A number of things, as SPIRE's counts carry it.
 pub(super) fn count(number: usize) -> i32 {
     i32::try_from(number).unwrap_or(i32::MAX)
-}
-
-pub(super) fn chain_to_proto(chain: &[Certificate]) -> Vec<Bytes> {
-    chain
-        .iter()
-        .map(|certificate| Bytes::copy_from_slice(certificate.der()))
-        .collect()
 }
 
 /// An agent, as far as the mask asks for it.

@@ -16,7 +16,7 @@ use tracing::info;
 
 use super::super::Services;
 use super::super::caller::Caller;
-use super::super::convert::{chain_to_proto, id_to_proto};
+use super::super::convert::id_to_proto;
 use super::super::status;
 use crate::audit::Event;
 use crate::authority::{IssuedX509Svid, Subject, X509SvidRequest};
@@ -218,7 +218,7 @@ fn response(id: &SpiffeId, issued: &IssuedX509Svid) -> AttestAgentResponse {
 
 pub(super) fn svid(id: &SpiffeId, issued: &IssuedX509Svid) -> types::X509svid {
     types::X509svid {
-        cert_chain: chain_to_proto(&issued.chain),
+        cert_chain: issued.chain.clone(),
         id: Some(id_to_proto(id)),
         expires_at: to_seconds(issued.not_after),
         hint: String::new(),

@@ -12,7 +12,7 @@ use tonic::Status;
 
 use super::super::Services;
 use super::super::caller::AgentCaller;
-use super::super::convert::{chain_to_proto, id_to_proto};
+use super::super::convert::id_to_proto;
 use super::super::status;
 use crate::audit::Event;
 use crate::authority::{Subject, X509SvidRequest};
@@ -133,7 +133,7 @@ fn sign(
     };
     services.audit.record(agent.id(), event);
     Ok(types::X509svid {
-        cert_chain: chain_to_proto(&issued.chain),
+        cert_chain: issued.chain.clone(),
         id: Some(id_to_proto(&entry.spiffe_id)),
         expires_at: to_seconds(issued.not_after),
         hint: entry
