@@ -10,8 +10,13 @@ use crate::peers;
 pub fn signet() -> &'static Path {
     static PATH: OnceLock<PathBuf> = OnceLock::new();
     PATH.get_or_init(|| {
-        let test = std::env::current_exe().unwrap();
-        let folder = test.ancestors().nth(2).unwrap();
+        let this = std::env::current_exe().unwrap();
+        let beside = this.parent().unwrap();
+        // Tests stand one folder below the programs.
+        let folder = match beside.ends_with("deps") {
+            true => beside.parent().unwrap(),
+            false => beside,
+        };
         let mut build = Command::new(option_env!("CARGO").unwrap_or("cargo"));
         build.args(["build", "--quiet", "--package", "cli"]);
         build.current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));

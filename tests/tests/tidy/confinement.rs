@@ -61,7 +61,11 @@ const CONFINED: &[(&[&str], &[&str])] = &[
     (
         &["rcgen"],
         // The agent signs requests alone: for its workloads, and for itself.
-        &["server/src/authority", "agent/src/keys", "agent/src/custody"],
+        &[
+            "server/src/authority",
+            "agent/src/keys",
+            "agent/src/custody",
+        ],
     ),
     (
         &["jsonwebtoken"],

@@ -1,0 +1,52 @@
+//! What something costs: the processor's time for work of one thread, the wall's for what waits.
+
+use std::time::{Duration, Instant};
+
+use nix::time::ClockId;
+
+/// How often everything is measured; the best counts.
+pub(crate) const ROUNDS: usize = 3;
+
+/// The microseconds of this thread's processor that one of `calls` calls takes.
+///
+/// Another process on the same core takes wall time away, not this.
+pub(crate) fn processor(calls: u32, mut call: impl FnMut(usize)) -> f64 {
+    let time = || Duration::from(ClockId::CLOCK_THREAD_CPUTIME_ID.now().unwrap());
+    let before = time();
+    for at in 0..calls {
+        call(usize::try_from(at).unwrap());
+    }
+    micros(time() - before) / f64::from(calls)
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "what waits for a disk or a socket is measured by the wall"
+)]
+pub(crate) fn wall() -> Instant {
+    Instant::now()
+}
+
+pub(crate) fn micros(time: Duration) -> f64 {
+    time.as_secs_f64() * 1e6
+}
+
+/// The middle one.
+pub(crate) fn median(mut times: Vec<Duration>) -> Duration {
+    times.sort_unstable();
+    times.get(times.len() / 2).copied().unwrap()
+}
+
+/// The smallest number seen so far.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Least(pub(crate) f64);
+
+impl Least {
+    pub(crate) const fn new() -> Self {
+        Self(f64::INFINITY)
+    }
+
+    pub(crate) fn see(&mut self, seen: f64) {
+        self.0 = self.0.min(seen);
+    }
+}
