@@ -1,3 +1,5 @@
+//! Bundles as SPIRE writes them, and documents that would lose an authority if they were believed.
+
 use proptest::prelude::*;
 use serde_json::{Value, json};
 

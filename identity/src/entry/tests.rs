@@ -1,3 +1,5 @@
+//! Entries against SPIRE's rules, and the messages that operators know.
+
 use std::time::UNIX_EPOCH;
 
 use proptest::prelude::*;

@@ -1,3 +1,5 @@
+//! Keys of every kind, and encodings that are almost keys.
+
 use aws_lc_rs::{
     rand::SystemRandom,
     signature::{

@@ -1,3 +1,5 @@
+//! Selectors as operators write them, and the matching of sets.
+
 use proptest::prelude::*;
 
 use super::*;

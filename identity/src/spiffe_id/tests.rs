@@ -1,3 +1,5 @@
+//! SPIFFE IDs against the recorded vectors, and against every byte.
+
 use proptest::prelude::*;
 use serde_json::Value;
 

@@ -1,3 +1,5 @@
+//! Names of trust domains, and what only looks like one.
+
 use proptest::prelude::*;
 
 use super::*;

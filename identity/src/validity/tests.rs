@@ -1,3 +1,5 @@
+//! Renewal at the edges of a lifetime, and under clocks that jump.
+
 use std::time::UNIX_EPOCH;
 
 use proptest::prelude::*;

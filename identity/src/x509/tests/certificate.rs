@@ -1,3 +1,5 @@
+//! Certificates are read whole, or refused.
+
 use std::{
     sync::Arc,
     time::{Duration, UNIX_EPOCH},

@@ -1,3 +1,5 @@
+//! Chains that must verify, and chains that must not.
+
 use std::time::{Duration, SystemTime};
 
 use rcgen::{

@@ -1,3 +1,5 @@
+//! A request proves that its sender has the key, and says nothing else that counts.
+
 use proptest::prelude::*;
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, KeyPair, KeyUsagePurpose, SanType};
 

@@ -1,3 +1,5 @@
+//! Leaves against the rules of X509-SVID 5.2, and against our own profile.
+
 use rcgen::{
     BasicConstraints, CertificateParams, CustomExtension, ExtendedKeyUsagePurpose, IsCa,
     KeyUsagePurpose, SanType,
