@@ -46,10 +46,7 @@ impl Pki {
     pub(crate) fn new(trust_domain: &str) -> Self {
         let trust_domain = TrustDomain::parse(trust_domain).unwrap();
         let key = KeyPair::generate().unwrap();
-        let mut params = CertificateParams::new([]).unwrap();
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-        params.subject_alt_names = vec![uri(&trust_domain.id().to_string())];
+        let params = authority(&trust_domain);
         let root = params.self_signed(&key).unwrap();
         let jwt_key = KeyPair::generate().unwrap();
         let mut bundle = Bundle::new(trust_domain.clone());
@@ -77,6 +74,10 @@ impl Pki {
     }
 
     pub(crate) fn svid(&self, path: &str) -> X509Svid {
+        self.signed(path, &self.issuer, Vec::new())
+    }
+
+    fn signed(&self, path: &str, issuer: &Issuer<'_, KeyPair>, rest: Vec<Certificate>) -> X509Svid {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::new([]).unwrap();
         params.is_ca = IsCa::ExplicitNoCa;
@@ -86,10 +87,25 @@ impl Pki {
             ExtendedKeyUsagePurpose::ClientAuth,
         ];
         params.subject_alt_names = vec![uri(&self.id(path))];
-        let leaf = params.signed_by(&key, &self.issuer).unwrap();
-        let chain = vec![Certificate::parse(leaf.der()).unwrap()];
+        let leaf = params.signed_by(&key, issuer).unwrap();
+        let mut chain = vec![Certificate::parse(leaf.der()).unwrap()];
+        chain.extend(rest);
         let key = PrivateKey::from_pkcs8_der(Zeroizing::new(key.serialize_der())).unwrap();
         X509Svid::new(chain, Arc::new(key)).unwrap()
+    }
+
+    /// An identity whose certificate is signed by an intermediate authority, which is sent along.
+    pub(crate) fn identity_below_an_intermediate(&self, entry: &str, path: &str) -> Arc<Identity> {
+        let key = KeyPair::generate().unwrap();
+        let params = authority(&self.trust_domain);
+        let intermediate = params.signed_by(&key, &self.issuer).unwrap();
+        let rest = vec![Certificate::parse(intermediate.der()).unwrap()];
+        Arc::new(Identity {
+            entry_id: EntryId::parse(entry).unwrap(),
+            hint: None,
+            created_at: SystemTime::UNIX_EPOCH,
+            svid: self.signed(path, &Issuer::new(params, key), rest),
+        })
     }
 
     /// An identity whose entry was created at that second.
@@ -131,6 +147,14 @@ impl Pki {
             svid: JwtSvid::parse_unverified(&token).unwrap(),
         }
     }
+}
+
+fn authority(trust_domain: &TrustDomain) -> CertificateParams {
+    let mut params = CertificateParams::new([]).unwrap();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    params.subject_alt_names = vec![uri(&trust_domain.id().to_string())];
+    params
 }
 
 fn uri(id: &str) -> SanType {

@@ -1,6 +1,7 @@
 //! The services over a real Unix socket, as a workload meets them.
 
 mod bundles;
+mod client;
 mod discovery;
 mod header;
 mod jwt;
