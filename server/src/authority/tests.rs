@@ -1,3 +1,5 @@
+//! The life of authorities: restarts, rotation, kills, failing stores.
+
 use std::{
     collections::BTreeSet,
     time::{Duration, UNIX_EPOCH},

@@ -1,3 +1,5 @@
+//! Configuration files of SPIRE, and what is wrong with others.
+
 use super::*;
 
 const SPIRE: &str = r#"

@@ -1,3 +1,5 @@
+//! The certificates that are signed.
+
 use std::time::UNIX_EPOCH;
 
 use identity::{

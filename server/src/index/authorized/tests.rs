@@ -1,3 +1,5 @@
+//! Which entries an agent sees, on hostile graphs and against a plain model.
+
 use std::collections::BTreeSet;
 use std::time::{Duration, UNIX_EPOCH};
 

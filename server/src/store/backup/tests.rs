@@ -1,3 +1,5 @@
+//! Backups that are whole, damaged, or of somebody else.
+
 use std::{fs, os::unix::fs::PermissionsExt as _};
 
 use proptest::prelude::*;
