@@ -70,3 +70,6 @@ fn decode_selectors(stored: &[StoredSelector]) -> Result<Selectors, CodecError> 
         .collect::<Result<_, _>>()
         .map_err(CodecError::field("selectors"))
 }
+
+#[cfg(test)]
+mod tests;

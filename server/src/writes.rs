@@ -97,3 +97,6 @@ impl Writer {
         contended.map_or(Err(WriteError::Slow), |key| Err(WriteError::Contended(key)))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,12 @@
+//! The server's API as its peers see it: real sockets, real TLS, the store in memory.
+
+#[cfg(test)]
+mod agents;
+#[cfg(test)]
+mod authorization;
+#[cfg(test)]
+mod entries;
+#[cfg(test)]
+mod support;
+#[cfg(test)]
+mod svids;

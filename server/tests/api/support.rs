@@ -1,0 +1,378 @@
+//! A server in this process, with real sockets and real TLS, and what an agent needs to talk to it.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use hyper_util::rt::TokioIo;
+use identity::bundle::{Bundle, X509Authority};
+use identity::spiffe_id::SpiffeId;
+use identity::trust_domain::TrustDomain;
+use identity::x509::{Certificate, Purpose, verify_peer_der};
+use proto::spire::server::agent::agent_client::AgentClient;
+use proto::spire::server::agent::attest_agent_request::{Params, Step};
+use proto::spire::server::agent::{
+    AgentX509svidParams, AttestAgentRequest, CreateJoinTokenRequest, attest_agent_response,
+};
+use proto::spire::server::bundle::GetBundleRequest;
+use proto::spire::server::bundle::bundle_client::BundleClient;
+use proto::spire::server::entry::entry_client::EntryClient;
+use proto::spire::server::entry::{BatchCreateEntryRequest, batch_create_entry_response};
+use proto::spire::types;
+use rcgen::{CertificateParams, KeyPair};
+use runtime::clock::Clock;
+use runtime::metrics::Metrics;
+use runtime::readiness::Readiness;
+use runtime::shutdown::{Reason, Shutdown, ShutdownTrigger};
+use runtime::tasks::TaskGroup;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{CryptoProvider, aws_lc_rs, verify_tls13_signature};
+use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, Error, SignatureScheme};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName, UnixTime};
+use server::config::{Config, HostPort, KeysConfig, StoreConfig};
+use server::{Deps, Handle};
+use tempfile::TempDir;
+use tokio::net::{TcpStream, UnixStream};
+use tokio_rustls::TlsConnector;
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Code, Request, Status};
+use tower::service_fn;
+
+pub(crate) const DOMAIN: &str = "example.org";
+
+pub(crate) struct Server {
+    pub(crate) handle: Handle,
+    pub(crate) admin: Channel,
+    trigger: ShutdownTrigger,
+    _folder: TempDir,
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.trigger.trigger(Reason::Requested("the test is over"));
+    }
+}
+
+pub(crate) fn trust_domain() -> TrustDomain {
+    TrustDomain::parse(DOMAIN).unwrap()
+}
+
+pub(crate) fn config(folder: &Path) -> Config {
+    let mut config = Config::new(trust_domain(), folder.to_owned());
+    config.store = StoreConfig::Memory;
+    config.keys = KeysConfig::Memory;
+    config.bind = HostPort {
+        host: "127.0.0.1".to_owned(),
+        port: 0,
+    };
+    config.socket_path = folder.join("admin.sock");
+    config
+}
+
+pub(crate) async fn start() -> Server {
+    start_with(|_| {}).await
+}
+
+pub(crate) async fn start_with(change: impl FnOnce(&mut Config)) -> Server {
+    let folder = tempfile::tempdir().unwrap();
+    let mut config = config(folder.path());
+    change(&mut config);
+    let (trigger, _) = Shutdown::new();
+    let deps = Deps {
+        clock: Clock::system(),
+        metrics: Metrics::new(),
+        tasks: TaskGroup::new(trigger.clone()),
+        readiness: Readiness::new(),
+    };
+    let handle = server::start(config, deps).await.unwrap();
+    let admin = admin_channel(&handle.admin_socket).await;
+    Server {
+        handle,
+        admin,
+        trigger,
+        _folder: folder,
+    }
+}
+
+async fn admin_channel(path: &Path) -> Channel {
+    let path = path.to_owned();
+    let connect = service_fn(move |_| {
+        let path = path.clone();
+        async move { UnixStream::connect(path).await.map(TokioIo::new) }
+    });
+    Endpoint::from_static("http://localhost")
+        .connect_with_connector(connect)
+        .await
+        .unwrap()
+}
+
+/// A key and the chain that certifies it.
+pub(crate) struct Identity {
+    pub(crate) key: KeyPair,
+    pub(crate) chain: Vec<CertificateDer<'static>>,
+}
+
+impl Server {
+    pub(crate) fn agents(&self) -> AgentClient<Channel> {
+        AgentClient::new(self.admin.clone())
+    }
+
+    pub(crate) fn entries(&self) -> EntryClient<Channel> {
+        EntryClient::new(self.admin.clone())
+    }
+
+    pub(crate) fn bundles(&self) -> BundleClient<Channel> {
+        BundleClient::new(self.admin.clone())
+    }
+
+    pub(crate) async fn token(&self) -> String {
+        let request = CreateJoinTokenRequest {
+            ttl: 600,
+            ..Default::default()
+        };
+        self.agents()
+            .create_join_token(request)
+            .await
+            .unwrap()
+            .into_inner()
+            .value
+    }
+
+    /// Connects to the port, with a certificate or without.
+    pub(crate) async fn connect(&self, identity: Option<&Identity>) -> Result<Channel, String> {
+        let bundle = self
+            .bundles()
+            .get_bundle(GetBundleRequest::default())
+            .await
+            .unwrap();
+        let mut roots = Bundle::new(trust_domain());
+        for authority in bundle.into_inner().x509_authorities {
+            let certificate = Certificate::parse(&authority.asn1).unwrap();
+            roots.add_x509_authority(X509Authority::new(certificate));
+        }
+        let provider = Arc::new(aws_lc_rs::default_provider());
+        let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .unwrap()
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(ServerId { roots, provider }));
+        let mut config = match identity {
+            None => builder.with_no_client_auth(),
+            Some(identity) => {
+                let key = PrivatePkcs8KeyDer::from(identity.key.serialize_der());
+                builder
+                    .with_client_auth_cert(identity.chain.clone(), PrivateKeyDer::Pkcs8(key))
+                    .unwrap()
+            }
+        };
+        config.alpn_protocols = vec![b"h2".to_vec()];
+        let connector = TlsConnector::from(Arc::new(config));
+        let addr = self.handle.addr;
+        let connect = service_fn(move |_| {
+            let connector = connector.clone();
+            async move {
+                let stream = TcpStream::connect(addr).await?;
+                let name = ServerName::try_from("server").unwrap();
+                connector.connect(name, stream).await.map(TokioIo::new)
+            }
+        });
+        let endpoint = Endpoint::from_static("http://localhost");
+        let channel = endpoint.connect_with_connector(connect).await;
+        channel.map_err(|error| format!("{error:?}"))
+    }
+
+    /// Attests with a token, as an agent does.
+    pub(crate) async fn attest(&self, token: &str) -> Result<Identity, Status> {
+        let key = KeyPair::generate().unwrap();
+        let csr = csr(&key, &CertificateParams::default());
+        let channel = self.connect(None).await.unwrap();
+        let request = attestation("join_token", token, csr);
+        let answer = AgentClient::new(channel)
+            .attest_agent(tokio_stream::iter([request]))
+            .await?;
+        let message = answer.into_inner().message().await?.unwrap();
+        let Some(attest_agent_response::Step::Result(result)) = message.step else {
+            panic!("no result");
+        };
+        assert!(!result.reattestable);
+        Ok(Identity {
+            key,
+            chain: chain(&result.svid.unwrap()),
+        })
+    }
+
+    /// A new agent and a connection of its own.
+    pub(crate) async fn agent(&self) -> (SpiffeId, Identity, Channel) {
+        let token = self.token().await;
+        let identity = self.attest(&token).await.unwrap();
+        let channel = self.connect(Some(&identity)).await.unwrap();
+        (agent_id(&token), identity, channel)
+    }
+
+    pub(crate) async fn create(
+        &self,
+        entries: Vec<types::Entry>,
+    ) -> Vec<batch_create_entry_response::Result> {
+        let request = BatchCreateEntryRequest {
+            entries,
+            output_mask: None,
+        };
+        self.entries()
+            .batch_create_entry(request)
+            .await
+            .unwrap()
+            .into_inner()
+            .results
+    }
+
+    /// Creates an entry, and returns its id.
+    pub(crate) async fn entry(&self, parent: &SpiffeId, path: &str) -> String {
+        let mut results = self.create(vec![entry(parent, path)]).await;
+        let result = results.remove(0);
+        assert_eq!(result.status.unwrap().code, 0);
+        result.entry.unwrap().id
+    }
+}
+
+pub(crate) fn attestation(kind: &str, payload: &str, csr: Vec<u8>) -> AttestAgentRequest {
+    let params = Params {
+        data: Some(types::AttestationData {
+            r#type: kind.to_owned(),
+            payload: payload.as_bytes().to_vec().into(),
+        }),
+        params: Some(AgentX509svidParams { csr: csr.into() }),
+    };
+    AttestAgentRequest {
+        step: Some(Step::Params(params)),
+    }
+}
+
+pub(crate) fn csr(key: &KeyPair, params: &CertificateParams) -> Vec<u8> {
+    params.serialize_request(key).unwrap().der().to_vec()
+}
+
+pub(crate) fn chain(svid: &types::X509svid) -> Vec<CertificateDer<'static>> {
+    svid.cert_chain
+        .iter()
+        .map(|der| CertificateDer::from(der.to_vec()))
+        .collect()
+}
+
+pub(crate) fn agent_id(token: &str) -> SpiffeId {
+    SpiffeId::agent(&trust_domain(), "join_token", token).unwrap()
+}
+
+pub(crate) fn id(id: &SpiffeId) -> Option<types::Spiffeid> {
+    Some(types::Spiffeid {
+        trust_domain: id.trust_domain().name().to_owned(),
+        path: id.path().to_owned(),
+    })
+}
+
+pub(crate) fn own(path: &str) -> Option<types::Spiffeid> {
+    Some(types::Spiffeid {
+        trust_domain: DOMAIN.to_owned(),
+        path: path.to_owned(),
+    })
+}
+
+pub(crate) fn selector(value: &str) -> types::Selector {
+    types::Selector {
+        r#type: "unix".to_owned(),
+        value: value.to_owned(),
+    }
+}
+
+pub(crate) fn entry(parent: &SpiffeId, path: &str) -> types::Entry {
+    types::Entry {
+        parent_id: id(parent),
+        spiffe_id: own(path),
+        selectors: vec![selector("uid:1000")],
+        ..Default::default()
+    }
+}
+
+/// The reason in the details of a denial.
+pub(crate) fn reason(status: &Status) -> i32 {
+    use prost::Message;
+    assert_eq!(status.code(), Code::PermissionDenied, "{status:?}");
+    let rich = tonic_types::Status::decode(status.details()).unwrap();
+    let any = rich
+        .details
+        .first()
+        .expect("a denial of an agent has details");
+    assert_eq!(
+        any.type_url,
+        "type.googleapis.com/spire.api.types.PermissionDeniedDetails"
+    );
+    types::PermissionDeniedDetails::decode(&any.value[..])
+        .unwrap()
+        .reason
+}
+
+/// Calls any RPC with an empty message.
+pub(crate) async fn call(channel: &Channel, path: &str) -> Result<(), Status> {
+    let mut client = tonic::client::Grpc::new(channel.clone());
+    client.ready().await.unwrap();
+    let path = path.parse().unwrap();
+    let codec = tonic_prost::ProstCodec::<(), ()>::default();
+    client
+        .unary(Request::new(()), path, codec)
+        .await
+        .map(|_| ())
+}
+
+/// Takes the server of our trust domain, and no other.
+#[derive(Debug)]
+struct ServerId {
+    roots: Bundle,
+    provider: Arc<CryptoProvider>,
+}
+
+impl ServerCertVerifier for ServerId {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        _name: &ServerName<'_>,
+        _ocsp: &[u8],
+        _now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        let chain: Vec<_> = std::iter::once(end_entity)
+            .chain(intermediates)
+            .cloned()
+            .collect();
+        let bundle = |_: &TrustDomain| Some(&self.roots);
+        let now = Clock::system().now();
+        match verify_peer_der(&chain, Purpose::ServerAuth, bundle, now) {
+            Ok(id) if id.is_server() => Ok(ServerCertVerified::assertion()),
+            _ => Err(Error::InvalidCertificate(
+                CertificateError::ApplicationVerificationFailure,
+            )),
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _message: &[u8],
+        _certificate: &CertificateDer<'_>,
+        _signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        Err(Error::General("TLS 1.2".to_owned()))
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        let algorithms = &self.provider.signature_verification_algorithms;
+        verify_tls13_signature(message, certificate, signature, algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.provider
+            .signature_verification_algorithms
+            .supported_schemes()
+    }
+}
