@@ -25,7 +25,7 @@ pub(super) fn read(
     let mut problems = Problems::new(overrides.allow_unknown_config);
     problems.unknown(unknown);
     let Some(mut agent) = file.agent else {
-        problems.add("agent", "the section must be configured");
+        problems.add("", "agent section must be configured");
         return problems.finish(None);
     };
     apply(&mut agent, overrides);
@@ -35,7 +35,7 @@ pub(super) fn read(
         .as_ref()
         .map(|body| plugins::read(body, &mut problems));
     if plugins.is_none() {
-        problems.add("plugins", "the section must be configured");
+        problems.add("", "plugins section must be configured");
     }
     let health = health(file.health_checks, &mut problems);
     let prometheus = prometheus(file.telemetry, &mut problems);
@@ -161,7 +161,7 @@ fn apply(agent: &mut raw::Agent, overrides: Overrides) {
 fn trust_domain(name: Option<&str>, problems: &mut Problems) -> Option<TrustDomain> {
     match name {
         None | Some("") => {
-            problems.add("agent.trust_domain", "must be configured");
+            problems.add("", "trust_domain must be configured");
             None
         }
         Some(name) => problems.take("agent.trust_domain", TrustDomain::parse(name)),
@@ -173,11 +173,11 @@ fn server(host: Option<&str>, port: Option<i64>, problems: &mut Problems) -> Opt
         .map(|host| host.trim_start_matches('[').trim_end_matches(']'))
         .filter(|host| !host.is_empty());
     if host.is_none() {
-        problems.add("agent.server_address", "must be configured");
+        problems.add("", "server_address must be configured");
     }
     let port = match port {
         None | Some(0) => {
-            problems.add("agent.server_port", "must be configured");
+            problems.add("", "server_port must be configured");
             None
         }
         Some(port) => port_number("agent.server_port", port, problems),

@@ -77,7 +77,7 @@ fn all_errors_are_told_at_once_with_their_keys() {
         "#,
     );
     for expected in [
-        "`agent.server_address`: must be configured",
+        "server_address must be configured",
         "`agent.server_port`: 70000 is not a port",
         "`agent.trust_domain`",
         "`agent.x509_svid_cache_max_size`: should not be negative",
