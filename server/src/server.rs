@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use identity::trust_domain::TrustDomain;
 use runtime::clock::Clock;
@@ -27,6 +28,9 @@ use crate::writes::Writer;
 /// Whoever can write to the socket administers the server.
 const ADMIN_SOCKET_MODE: u32 = 0o770;
 
+/// How long the feed of the index may take to see that the store is closed.
+const FEED_GRACE: Duration = Duration::from_secs(1);
+
 /// What a server is handed by its process.
 #[derive(Clone, Debug)]
 pub struct Deps {
@@ -45,12 +49,15 @@ pub struct Handle {
     pub health_addr: Option<SocketAddr>,
     pub metrics_addr: Option<SocketAddr>,
     store: Store,
+    feed: TaskGroup,
 }
 
 impl Handle {
     /// Lets the store go, after the tasks of the server were drained.
     pub async fn close(self) -> Result<(), StoreError> {
-        self.store.close().await
+        let closed = self.store.close().await;
+        let _ended = self.feed.drain(FEED_GRACE).await;
+        closed
     }
 }
 
@@ -113,7 +120,10 @@ pub async fn start(config: Config, deps: Deps) -> Result<Handle, StartError> {
     let bound = bind(&config).await?;
     let keys = open_keys(&config.keys)?;
     let store = open_store(&config)?;
-    let index = Index::start(store.clone(), &config.trust_domain, &deps.tasks).await?;
+    // A group of its own: the index follows the store until the last write is acknowledged, so it ends
+    // with the store and not with the listeners.
+    let feed = TaskGroup::new(deps.tasks.trigger().clone());
+    let index = Index::start(store.clone(), &config.trust_domain, &feed).await?;
     let authorities = start_authorities(&config, &deps, &store, keys, &index).await?;
     let audit = deps
         .metrics
@@ -155,7 +165,7 @@ pub async fn start(config: Config, deps: Deps) -> Result<Handle, StartError> {
         clock: deps.clock.clone(),
     };
     let tls = server_config(authorities.server_svid(), clients)?;
-    let handle = bound.handle(&config, store);
+    let handle = bound.handle(&config, store, feed);
     bound.serve(&deps, tls, &services, &gate, probe.clone());
     keep_house(
         &config,
@@ -248,13 +258,14 @@ async fn start_authorities(
 }
 
 impl Bound {
-    fn handle(&self, config: &Config, store: Store) -> Handle {
+    fn handle(&self, config: &Config, store: Store, feed: TaskGroup) -> Handle {
         Handle {
             addr: self.port.addr(),
             admin_socket: config.socket_path.clone(),
             health_addr: self.health.as_ref().map(|(bound, _)| bound.addr()),
             metrics_addr: self.metrics.as_ref().map(BoundTcp::addr),
             store,
+            feed,
         }
     }
 
