@@ -3,12 +3,16 @@
 //! Called by the name `spire-server` or `spire-agent` it takes those programs' command lines.
 
 mod admin;
+mod backup;
 mod command;
 mod console;
+mod daemon;
+mod dev;
 mod failure;
 mod flags;
 mod go;
 mod json;
+mod life;
 mod program;
 mod rpc;
 mod session;
@@ -33,8 +37,9 @@ fn main() -> anyhow::Result<ExitCode> {
         words.push(text.map_err(|word| anyhow!("the argument {word:?} is not UTF-8"))?);
     }
     let (called, args) = words.split_first().context("the program has no name")?;
-    let called = Path::new(called).file_name().and_then(|name| name.to_str());
+    let name = Path::new(called).file_name().and_then(|name| name.to_str());
     let mut session = Session {
+        program: called.clone(),
         console: Console::process(),
         // The one place that reads the environment. What is not UTF-8 is no setting of ours.
         environment: Environment::new(std::env::vars_os().filter_map(|(name, value)| {
@@ -46,7 +51,7 @@ fn main() -> anyhow::Result<ExitCode> {
         .enable_all()
         .build()
         .context("could not start the runtime")?;
-    let code = runtime.block_on(program::run(called.unwrap_or_default(), args, &mut session));
+    let code = runtime.block_on(program::run(name.unwrap_or_default(), args, &mut session));
     runtime.shutdown_background();
     Ok(ExitCode::from(code))
 }

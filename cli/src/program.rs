@@ -1,12 +1,12 @@
 //! From a command line to an exit code.
 
 use crate::command::{Command, Program, Route};
-use crate::console::{say, tell};
+use crate::console::tell;
 use crate::failure::Failure;
 use crate::flags::{FlagError, Values};
 use crate::session::Session;
 use crate::table::{Action, AgentAction, ServerAction};
-use crate::{admin, workload};
+use crate::{admin, backup, daemon, dev, workload};
 
 /// The version that `-version` prints.
 const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -62,18 +62,14 @@ fn misread(command: &Command, error: &FlagError, session: &mut Session) -> u8 {
 
 async fn perform(action: Action, session: &mut Session, values: &Values) -> Result<(), Failure> {
     match action {
-        Action::Server(
-            ServerAction::Backup
-            | ServerAction::Restore
-            | ServerAction::Run
-            | ServerAction::Validate,
-        )
-        | Action::Agent(AgentAction::Run | AgentAction::Validate)
-        | Action::Dev => {
-            say!(session.console, "not built yet");
-            Err(Failure::new("not built yet"))
-        }
+        Action::Dev => dev::run(session, values).await,
+        Action::Agent(AgentAction::Run) => daemon::agent::run(session, values).await,
+        Action::Agent(AgentAction::Validate) => daemon::agent::validate(session, values),
         Action::Agent(action) => workload::run(action, session, values).await,
+        Action::Server(ServerAction::Run) => daemon::server::run(session, values).await,
+        Action::Server(ServerAction::Validate) => daemon::server::validate(session, values),
+        Action::Server(ServerAction::Backup) => backup::save(session, values).await,
+        Action::Server(ServerAction::Restore) => backup::restore(session, values),
         Action::Server(action) => admin::run(action, session, values).await,
     }
 }

@@ -8,6 +8,8 @@ use crate::socket::Environment;
 /// The surroundings of one run of the program.
 #[derive(Debug)]
 pub(crate) struct Session {
+    /// How the program was called.
+    pub(crate) program: String,
     pub(crate) console: Console,
     pub(crate) environment: Environment,
     pub(crate) clock: Clock,

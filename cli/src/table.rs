@@ -75,8 +75,9 @@ static DEV: Command = Command {
                 "dir",
                 "Directory for state and sockets. If not set, a folder below the user's state directory",
             ),
-            Flag::text("trustDomain", "The trust domain").default("example.org"),
-            Flag::text("trust-domain", "The trust domain").own(),
+            Flag::text("trust-domain", "The trust domain").default("example.org"),
+            // The other commands spell it so.
+            Flag::text("trustDomain", "The trust domain").own(),
             Flag::switch("once", "Print the identity and exit"),
             Flag::text("logLevel", "'debug', 'info', 'warn', or 'error'").default("warn"),
         ]],

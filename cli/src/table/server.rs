@@ -231,7 +231,7 @@ pub(super) static COMMANDS: &[Command] = &[
     ),
     command(
         "server backup",
-        "Writes a copy of the server's store to a file",
+        "Writes the store of a server that does not run to a file",
         flags!(
             "backup",
             &[
@@ -398,13 +398,12 @@ pub(super) static COMMANDS: &[Command] = &[
     ),
     command(
         "server restore",
-        "Puts a backup in the place of the server's store",
+        "Makes the store of a server from a backup",
         flags!(
             "restore",
             &[
-                Flag::text("dataDir", "The data directory of the server, which must not run"),
+                Flag::text("dataDir", "The data directory of the server; it may hold the key file, and nothing else"),
                 Flag::text("in", "The backup to read"),
-                Flag::switch("force", "Replace a store that is there"),
             ],
         ),
         ASKS,

@@ -1,0 +1,88 @@
+//! `agent run` and `agent validate`.
+
+use agent::config::{Config, Overrides};
+use runtime::config::Warning;
+use tracing::{error, info, warn};
+
+use super::{document, number, path, switch, text};
+use crate::console::{say, tell};
+use crate::failure::Failure;
+use crate::flags::Values;
+use crate::life::{Life, close_umask};
+use crate::session::Session;
+
+/// Where SPIRE's agent looks for its configuration.
+const DEFAULT_CONFIG: &str = "conf/agent/agent.conf";
+
+pub(crate) fn validate(session: &mut Session, values: &Values) -> Result<(), Failure> {
+    let (_, warnings) = load(session, values)?;
+    for warning in warnings {
+        tell!(session.console, "Warning: {warning}");
+    }
+    say!(session.console, "SPIRE agent configuration file is valid.");
+    Ok(())
+}
+
+pub(crate) async fn run(session: &mut Session, values: &Values) -> Result<(), Failure> {
+    let (config, warnings) = load(session, values)?;
+    let log = runtime::log::init(&config.log).map_err(|error| Failure::chain(&error))?;
+    close_umask();
+    let mut life = Life::begin(session.clock.clone())?;
+    life.reopen_log_on_signal(log)?;
+    for warning in warnings {
+        warn!(%warning, "Configuration needs attention");
+    }
+    info!(version = env!("CARGO_PKG_VERSION"), data_dir = %config.data_dir.display(), "Starting agent");
+    let deps = agent::agent::Deps {
+        clock: life.clock.clone(),
+        metrics: life.metrics.clone(),
+        readiness: life.readiness.clone(),
+        tasks: life.tasks.clone(),
+    };
+    match life.unless_stopped(agent::agent::start(config, deps)).await {
+        Some(Err(failed)) => {
+            let failure = Failure::chain(&failed);
+            error!(error = %failure, error.reason = failed.reason(), "Agent crashed");
+            life.stop("failed start");
+            let _ended = life.end().await;
+            Err(failure)
+        }
+        Some(Ok(_handle)) => {
+            life.serve().await;
+            life.end().await
+        }
+        None => life.end().await,
+    }
+}
+
+/// Reads the configuration with the flags over it.
+fn load(session: &Session, values: &Values) -> Result<(Config, Vec<Warning>), Failure> {
+    let document = document(session, values, DEFAULT_CONFIG)?;
+    Config::load(&document, overrides(values)).map_err(|error| Failure::chain(&error))
+}
+
+fn overrides(values: &Values) -> Overrides {
+    Overrides {
+        data_dir: path(values, "dataDir"),
+        join_token: text(values, "joinToken"),
+        join_token_file: path(values, "joinTokenFile"),
+        log_file: path(values, "logFile"),
+        log_format: text(values, "logFormat"),
+        log_level: text(values, "logLevel"),
+        log_source_location: switch(values, "logSourceLocation"),
+        server_address: text(values, "serverAddress"),
+        server_port: number(values, "serverPort"),
+        socket_path: path(values, "socketPath"),
+        trust_domain: text(values, "trustDomain"),
+        trust_bundle_path: path(values, "trustBundle"),
+        trust_bundle_url: text(values, "trustBundleUrl"),
+        trust_bundle_format: text(values, "trustBundleFormat"),
+        insecure_bootstrap: switch(values, "insecureBootstrap"),
+        rebootstrap_mode: text(values, "rebootstrapMode"),
+        rebootstrap_delay: text(values, "rebootstrapDelay"),
+        allow_unauthenticated_verifiers: switch(values, "allowUnauthenticatedVerifiers"),
+        disable_workload_api: switch(values, "disableWorkloadAPI"),
+        disable_sds_api: switch(values, "disableSDSAPI"),
+        allow_unknown_config: values.switch("allowUnknownConfig"),
+    }
+}

@@ -1,0 +1,223 @@
+//! `server run|validate|backup|restore` and `agent validate` of the built program.
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
+
+mod support;
+
+use std::net::TcpListener;
+use std::path::Path;
+use std::process::{Child, Stdio};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use support::{Program, Run, text};
+
+fn server_file(folder: &Path, port: u16, more: &str) -> String {
+    let path = folder.join("server.conf");
+    let folder = folder.display();
+    let file = format!(
+        "server {{ bind_address = \"127.0.0.1\" bind_port = \"{port}\" trust_domain = \"example.org\"\n\
+         data_dir = \"{folder}/data\" socket_path = \"{folder}/api.sock\" {more} }}\n\
+         plugins {{ DataStore \"sql\" {{ plugin_data {{ database_type = \"sqlite3\" }} }}\n\
+         KeyManager \"disk\" {{ plugin_data {{ keys_path = \"{folder}/data/keys.json\" }} }}\n\
+         NodeAttestor \"join_token\" {{ plugin_data {{}} }} }}\n"
+    );
+    std::fs::write(&path, file).unwrap();
+    text(&path).to_owned()
+}
+
+fn server(args: &[&str]) -> Run {
+    Program::called("spire-server").run(args)
+}
+
+fn free_port() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.local_addr().unwrap().port()
+}
+
+struct Running(Child);
+
+impl Running {
+    /// Starts a server, and waits until it says that it is healthy.
+    fn start(config: &str, folder: &Path) -> Self {
+        let program = Program::called("spire-server");
+        let mut command = program.command();
+        command
+            .args(["run", "-config", config])
+            .stdout(Stdio::null());
+        let mut running = Self(command.spawn().unwrap());
+        let socket = folder.join("api.sock");
+        while server(&["healthcheck", "-socketPath", text(&socket)]).code != Some(0) {
+            assert!(running.0.try_wait().unwrap().is_none(), "it ended");
+        }
+        running
+    }
+
+    fn end(mut self, signal: Signal) -> Option<i32> {
+        let pid = i32::try_from(self.0.id()).unwrap();
+        kill(Pid::from_raw(pid), signal).unwrap();
+        self.0.wait().unwrap().code()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn a_good_file_is_valid_and_a_bad_one_says_what_is_wrong() {
+    let folder = tempfile::tempdir().unwrap();
+    let good = server_file(folder.path(), 8081, "");
+    let run = server(&["validate", "-config", &good]);
+    assert_eq!(
+        (run.out.as_str(), run.code),
+        ("SPIRE server configuration file is valid.\n", Some(0)),
+        "{}",
+        run.err
+    );
+
+    let bad = folder.path().join("bad.conf");
+    for (content, words) in [
+        ("server {", "unable to decode configuration at "),
+        (
+            "server { data_dir = \"d\" }",
+            "trust_domain must be configured",
+        ),
+        (
+            "server { trust_domain = \"Exa mple\" data_dir = \"d\" }",
+            "trust domain characters are limited to",
+        ),
+        (
+            "server { trust_domain = \"a.b\" data_dir = \"d\" bind_prot = 1 }",
+            "bind_prot",
+        ),
+    ] {
+        std::fs::write(&bad, content).unwrap();
+        for verb in ["validate", "run"] {
+            let run = server(&[verb, "-config", text(&bad)]);
+            assert_eq!(run.code, Some(1), "{content}");
+            assert!(run.err.contains(words), "{content}: {}", run.err);
+            let named = run
+                .err
+                .starts_with("SPIRE server configuration file is invalid: ");
+            assert_eq!(named, verb == "validate", "{}", run.err);
+        }
+    }
+    let run = server(&["run", "-config", "/nonexistent"]);
+    assert_eq!(
+        run.err,
+        "could not find config file /nonexistent: please use the -config flag\n"
+    );
+    assert_eq!(run.code, Some(1));
+}
+
+#[test]
+fn flags_win_over_the_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = server_file(folder.path(), 8081, "");
+    let run = server(&["validate", "-config", &file, "-trustDomain", "no/domain"]);
+    assert_eq!(run.code, Some(1));
+    assert!(run.err.contains("no/domain"), "{}", run.err);
+}
+
+#[test]
+fn a_server_ends_gracefully_on_sigterm_and_sigint() {
+    for signal in [Signal::SIGTERM, Signal::SIGINT] {
+        let folder = tempfile::tempdir().unwrap();
+        let file = server_file(folder.path(), free_port(), "");
+        let running = Running::start(&file, folder.path());
+        assert_eq!(running.end(signal), Some(0));
+    }
+}
+
+#[test]
+fn a_port_in_use_is_told_and_ends_with_1() {
+    let folder = tempfile::tempdir().unwrap();
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port();
+    let file = server_file(folder.path(), port, "");
+    let run = server(&["run", "-config", &file]);
+    assert_eq!(run.code, Some(1));
+    assert!(
+        run.err.contains(&format!("127.0.0.1:{port}")),
+        "{}",
+        run.err
+    );
+}
+
+#[test]
+fn a_backup_makes_the_same_entries_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = server_file(folder.path(), free_port(), "");
+    let socket = folder.path().join("api.sock");
+    let running = Running::start(&file, folder.path());
+    let created = server(&[
+        "entry",
+        "create",
+        "-socketPath",
+        text(&socket),
+        "-spiffeID",
+        "spiffe://example.org/a",
+        "-parentID",
+        "spiffe://example.org/p",
+        "-selector",
+        "unix:uid:1",
+    ]);
+    assert_eq!(created.code, Some(0), "{}", created.err);
+    let shown = server(&["entry", "show", "-socketPath", text(&socket)]).out;
+    let data = folder.path().join("data");
+    let backup = folder.path().join("backup");
+    let save = || server(&["backup", "-dataDir", text(&data), "-out", text(&backup)]);
+    let locked = save();
+    assert_eq!(locked.code, Some(1), "the server runs");
+    assert!(!backup.try_exists().unwrap());
+    assert_eq!(running.end(Signal::SIGTERM), Some(0));
+    let saved = save();
+    assert_eq!(saved.code, Some(0), "{}", saved.err);
+    assert_eq!(save().code, Some(1), "a backup is not overwritten");
+
+    let keys = std::fs::read(data.join("keys.json")).unwrap();
+    std::fs::remove_dir_all(&data).unwrap();
+    std::fs::create_dir(&data).unwrap();
+    std::fs::write(data.join("keys.json"), keys).unwrap();
+    let restored = server(&["restore", "-dataDir", text(&data), "-in", text(&backup)]);
+    assert_eq!(restored.code, Some(0), "{}", restored.err);
+    let running = Running::start(&file, folder.path());
+    assert_eq!(
+        server(&["entry", "show", "-socketPath", text(&socket)]).out,
+        shown
+    );
+    assert_eq!(running.end(Signal::SIGTERM), Some(0));
+}
+
+#[test]
+fn an_agents_file_is_validated() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("agent.conf");
+    let agent = |content: &str| {
+        std::fs::write(&file, content).unwrap();
+        Program::called("spire-agent").run(&["validate", "-config", text(&file)])
+    };
+    let plugins = "plugins { KeyManager \"memory\" { plugin_data {} } NodeAttestor \"join_token\" { plugin_data {} } WorkloadAttestor \"unix\" { plugin_data {} } }";
+    let good = agent(&format!(
+        "agent {{ server_address = \"localhost\" server_port = 8081 trust_domain = \"example.org\" insecure_bootstrap = true }} {plugins}"
+    ));
+    assert_eq!(
+        (good.out.as_str(), good.code),
+        ("SPIRE agent configuration file is valid.\n", Some(0)),
+        "{}",
+        good.err
+    );
+    let bad = agent(&format!(
+        "agent {{ server_address = \"localhost\" trust_domain = \"example.org\" insecure_bootstrap = true }} {plugins}"
+    ));
+    assert_eq!(
+        (bad.err.as_str(), bad.code),
+        (
+            "SPIRE agent configuration file is invalid: server_port must be configured\n",
+            Some(1)
+        )
+    );
+}
