@@ -10,7 +10,7 @@ with WorkloadApiClient(sys.argv[1]) as client:
     for _ in range(200):
         svids = client.fetch_x509_svids()
     for svid in svids:
-        print(f"x509 {svid.spiffe_id} hint={svid.hint}")
+        print(f"x509 {svid.spiffe_id}")
     bundle = client.fetch_x509_bundles().get_bundle_for_trust_domain(own)
     print(f"x509 bundle {own.name} {len(bundle.x509_authorities)}")
 

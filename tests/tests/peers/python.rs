@@ -33,7 +33,7 @@ fn py_spiffe_fetches_and_validates_everything() {
     };
     let printed = run(&mut fetch).success();
     for expected in [
-        "x509 spiffe://example.org/first hint=internal",
+        "x509 spiffe://example.org/first",
         "x509 bundle example.org 1",
         "jwt spiffe://example.org/first",
         "jwt valid spiffe://example.org/first",
