@@ -160,3 +160,35 @@ pub(crate) fn close_umask() {
     let found = umask(least);
     umask(found | least);
 }
+
+#[cfg(test)]
+mod tests {
+    use nix::sys::signal::{Signal, raise};
+
+    use super::*;
+
+    // One test, because a signal reaches every test of the process.
+    #[tokio::test]
+    async fn a_panic_of_a_component_and_a_second_signal_are_failures() {
+        let mut life = Life::begin(Clock::system()).unwrap();
+        life.tasks.spawn("fragile", async { panic!("injected") });
+        life.serve().await;
+        let failure = life.end().await.unwrap_err();
+        assert!(
+            failure.to_string().contains("failure of fragile"),
+            "{failure}"
+        );
+
+        let mut life = Life::begin(Clock::system()).unwrap();
+        life.tasks.spawn("stubborn", std::future::pending());
+        raise(Signal::SIGTERM).unwrap();
+        life.serve().await;
+        assert!(life.tasks.shutdown().is_requested());
+        raise(Signal::SIGINT).unwrap();
+        let failure = life.end().await.unwrap_err();
+        assert_eq!(
+            failure.to_string(),
+            "ended at once by a second signal (SIGINT)"
+        );
+    }
+}

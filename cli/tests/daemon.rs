@@ -4,6 +4,7 @@
 mod support;
 
 use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Child, Stdio};
 
@@ -39,14 +40,19 @@ struct Running(Child);
 impl Running {
     /// Starts a server, and waits until it says that it is healthy.
     fn start(config: &str, folder: &Path) -> Self {
-        let program = Program::called("spire-server");
+        Self::program("spire-server", config, &folder.join("api.sock"), &[])
+    }
+
+    fn program(name: &str, config: &str, socket: &Path, more: &[&str]) -> Self {
+        let program = Program::called(name);
         let mut command = program.command();
-        command
-            .args(["run", "-config", config])
-            .stdout(Stdio::null());
-        let mut running = Self(command.spawn().unwrap());
-        let socket = folder.join("api.sock");
-        while server(&["healthcheck", "-socketPath", text(&socket)]).code != Some(0) {
+        command.args(["run", "-config", config]).args(more);
+        let mut running = Self(command.stdout(Stdio::null()).spawn().unwrap());
+        while program
+            .run(&["healthcheck", "-socketPath", text(socket)])
+            .code
+            != Some(0)
+        {
             assert!(running.0.try_wait().unwrap().is_none(), "it ended");
         }
         running
@@ -189,6 +195,61 @@ fn a_backup_makes_the_same_entries_again() {
         server(&["entry", "show", "-socketPath", text(&socket)]).out,
         shown
     );
+    assert_eq!(running.end(Signal::SIGTERM), Some(0));
+}
+
+#[test]
+fn an_agent_attests_opens_its_socket_to_all_users_and_ends_on_sigterm() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| text(&folder.path().join(name)).to_owned();
+    let port = free_port();
+    let file = server_file(folder.path(), port, "");
+    let running = Running::start(&file, folder.path());
+    let socket = path("api.sock");
+    let ask = |args: &[&str]| server(&[args, &["-socketPath", &socket]].concat()).out;
+    std::fs::write(path("boot.pem"), ask(&["bundle", "show"])).unwrap();
+    let token = ask(&[
+        "token",
+        "generate",
+        "-spiffeID",
+        "spiffe://example.org/host",
+    ]);
+    let token = token.trim().strip_prefix("Token: ").unwrap();
+    let config = format!(
+        "agent {{ server_address = \"127.0.0.1\" server_port = \"{port}\" trust_domain = \"example.org\"\n\
+         data_dir = \"{}\" socket_path = \"{}\" trust_bundle_path = \"{}\" }}\n\
+         plugins {{ KeyManager \"disk\" {{ plugin_data {{ directory = \"{}\" }} }} NodeAttestor \"join_token\" {{ plugin_data {{}} }}\n\
+         WorkloadAttestor \"unix\" {{ plugin_data {{}} }} }}\n",
+        path("agent"),
+        path("public/agent.sock"),
+        path("boot.pem"),
+        path("agent"),
+    );
+    std::fs::write(path("agent.conf"), config).unwrap();
+    let workload = folder.path().join("public/agent.sock");
+    let agent = Running::program(
+        "spire-agent",
+        &path("agent.conf"),
+        &workload,
+        &["-joinToken", token],
+    );
+    let mode = std::fs::metadata(path("public"))
+        .unwrap()
+        .permissions()
+        .mode();
+    assert_eq!(mode & 0o777, 0o755);
+    let fetch =
+        Program::called("spire-agent").run(&["api", "fetch", "-socketPath", text(&workload)]);
+    assert_eq!(
+        fetch.err,
+        "rpc error: code = PermissionDenied desc = no identity issued\n"
+    );
+    assert_eq!(agent.end(Signal::SIGTERM), Some(0));
+
+    // It comes back without a token, as who it was.
+    let agent = Running::program("spire-agent", &path("agent.conf"), &workload, &[]);
+    assert_eq!(ask(&["agent", "count"]), "1 attested agent\n");
+    assert_eq!(agent.end(Signal::SIGTERM), Some(0));
     assert_eq!(running.end(Signal::SIGTERM), Some(0));
 }
 

@@ -1,12 +1,16 @@
 //! `agent run` and `agent validate`.
 
+use std::fs::DirBuilder;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::Path;
+
 use agent::config::{Config, Overrides};
 use runtime::config::Warning;
 use tracing::{error, info, warn};
 
 use super::{document, number, path, switch, text};
 use crate::console::{say, tell};
-use crate::failure::Failure;
+use crate::failure::{Failure, os_error};
 use crate::flags::Values;
 use crate::life::{Life, close_umask};
 use crate::session::Session;
@@ -26,6 +30,7 @@ pub(crate) fn validate(session: &mut Session, values: &Values) -> Result<(), Fai
 pub(crate) async fn run(session: &mut Session, values: &Values) -> Result<(), Failure> {
     let (config, warnings) = load(session, values)?;
     let log = runtime::log::init(&config.log).map_err(|error| Failure::chain(&error))?;
+    open_folder(&config)?;
     close_umask();
     let mut life = Life::begin(session.clock.clone())?;
     life.reopen_log_on_signal(log)?;
@@ -53,6 +58,26 @@ pub(crate) async fn run(session: &mut Session, values: &Values) -> Result<(), Fa
         }
         None => life.end().await,
     }
+}
+
+/// Makes the folder of the workloads' socket while others may still get in: workloads are other users.
+fn open_folder(config: &Config) -> Result<(), Failure> {
+    let path = config
+        .socket
+        .as_ref()
+        .and_then(|socket| socket.path.parent());
+    let Some(path) = path.filter(|path| *path != Path::new("")) else {
+        return Ok(());
+    };
+    let mut builder = DirBuilder::new();
+    let made = builder.recursive(true).mode(0o755).create(path);
+    made.map_err(|error| {
+        Failure::new(format!(
+            "could not make the folder of the socket, {}: {}",
+            path.display(),
+            os_error(&error)
+        ))
+    })
 }
 
 /// Reads the configuration with the flags over it.
