@@ -3,6 +3,7 @@
 mod device;
 mod file;
 mod open;
+mod queue;
 #[cfg(test)]
 mod tests;
 mod writer;
@@ -13,20 +14,14 @@ use std::{
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
-        mpsc,
     },
     thread,
 };
 
 use parking_lot::RwLock;
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
-use tokio::sync::{Semaphore, oneshot};
 
-use self::{
-    file::Opened,
-    open::Content,
-    writer::{Order, Request, Writer},
-};
+use self::{file::Opened, open::Content, queue::Orders, writer::Writer};
 use super::{
     Committed, Key, OpenError, Record, Revision, StoreError, Txn, Watch,
     history::{Feed, Watchers},
@@ -46,9 +41,6 @@ const TRUST_DOMAIN: &str = "trust_domain";
 /// The format that this program writes. It reads the one before, too, once there is one.
 const FORMAT_VERSION: u64 = 1;
 
-/// Commits that may wait for the writer; more wait for room.
-const QUEUE: usize = 1_024;
-
 /// The pages that redb keeps. Reads come from indexes, so the file's own cache can be small.
 const CACHE_BYTES: usize = 8 << 20;
 
@@ -60,8 +52,7 @@ type Poison = Arc<AtomicBool>;
 
 #[derive(Clone)]
 pub(super) struct Redb {
-    orders: mpsc::SyncSender<Order>,
-    room: Arc<Semaphore>,
+    orders: Orders,
     current: Current,
     poison: Poison,
     watchers: Watchers,
@@ -100,16 +91,21 @@ impl Redb {
 
     fn start(opened: Opened) -> Result<Self, OpenError> {
         let (feed, watchers) = Feed::new(opened.revision);
-        // INVARIANT: as many permits as the channel has room, so a send never blocks.
-        let (orders, received) = mpsc::sync_channel(QUEUE);
+        let (orders, waiting) = queue::queue();
         let current: Current = Arc::new(RwLock::new(None));
         let poison = Poison::default();
-        let writer = Writer::new(&opened, Arc::clone(&current), Arc::clone(&poison), feed);
+        let writer = Writer::new(
+            &opened,
+            waiting,
+            Arc::clone(&current),
+            Arc::clone(&poison),
+            feed,
+        );
         let Opened { database, path, .. } = opened;
         *current.write() = Some(Arc::new(database));
         thread::Builder::new()
             .name("store-writer".to_owned())
-            .spawn(move || writer.run(&received))
+            .spawn(move || writer.run())
             .map_err(|source| OpenError::Io {
                 operation: "start the writer of",
                 path,
@@ -117,7 +113,6 @@ impl Redb {
             })?;
         Ok(Self {
             orders,
-            room: Arc::new(Semaphore::new(QUEUE)),
             current,
             poison,
             watchers,
@@ -125,17 +120,12 @@ impl Redb {
     }
 
     pub(super) async fn commit(&self, txn: Txn) -> Result<Committed, StoreError> {
-        let (answer, answered) = oneshot::channel();
-        self.order(|room| Order::Commit(Request { txn, answer, room }))
-            .await?;
-        answered.await.unwrap_or(Err(StoreError::Closed))
+        self.orders.commit(txn).await
     }
 
     /// Makes what waits durable, and lets the file go.
     pub(super) async fn close(&self) -> Result<(), StoreError> {
-        let (answer, answered) = oneshot::channel();
-        self.order(|room| Order::Close { answer, room }).await?;
-        answered.await.unwrap_or(Err(StoreError::Closed))
+        self.orders.close().await
     }
 
     pub(super) async fn snapshot(&self) -> Result<(Revision, Vec<Record>), StoreError> {
@@ -159,17 +149,6 @@ impl Redb {
 
     pub(super) fn watch(&self, from: Revision) -> Watch {
         self.watchers.watch(from)
-    }
-
-    async fn order(
-        &self,
-        order: impl FnOnce(tokio::sync::OwnedSemaphorePermit) -> Order,
-    ) -> Result<(), StoreError> {
-        let room = Arc::clone(&self.room).acquire_owned().await;
-        let room = room.map_err(|_closed| StoreError::Closed)?;
-        self.orders
-            .try_send(order(room))
-            .map_err(|_ended| StoreError::Closed)
     }
 
     async fn reading<T: Send + 'static>(

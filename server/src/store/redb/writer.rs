@@ -1,47 +1,23 @@
 //! The one writer: takes the commits that wait, and makes them durable together.
 
-use std::{
-    sync::{Arc, atomic::Ordering, mpsc},
-    time::Duration,
-};
+use std::sync::{Arc, atomic::Ordering};
 
 use redb::{Database, ReadableTable as _, Table};
-use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::{
     Committed, Current, Feed, Key, NUMBERS, Poison, RECORDS, REVISION, Revision, StoreError, Txn,
     device::{Device, Gate},
     file::Opened,
     open::{self, Admitted},
+    queue::{Answer, Order, Request, Waiting},
 };
 use crate::store::{Change, MAX_TXN_BYTES};
 
-/// The most commits of one batch: what 64 agents' worth of callers can have under way.
+/// The most commits of one batch: callers that wait for its sync wait no longer than for these.
 const MAX_BATCH: usize = 512;
 
-/// How long the writer waits for the next of the callers that it answered a moment ago.
-///
-/// They come back at once when they have more to write, but not before their tasks have run. Without
-/// this pause, batches alternate between one commit and all the others, at two syncs for each round.
-const LINGER: Duration = Duration::from_micros(100);
-
-type Answer<T> = oneshot::Sender<Result<T, StoreError>>;
-
-pub(super) struct Request {
-    pub(super) txn: Txn,
-    pub(super) answer: Answer<Committed>,
-    pub(super) room: OwnedSemaphorePermit,
-}
-
-pub(super) enum Order {
-    Commit(Request),
-    Close {
-        answer: Answer<()>,
-        room: OwnedSemaphorePermit,
-    },
-}
-
 pub(super) struct Writer {
+    waiting: Waiting,
     device: Arc<dyn Device>,
     gate: Gate,
     current: Current,
@@ -63,8 +39,15 @@ enum Health {
 }
 
 impl Writer {
-    pub(super) fn new(opened: &Opened, current: Current, poison: Poison, feed: Feed) -> Self {
+    pub(super) fn new(
+        opened: &Opened,
+        waiting: Waiting,
+        current: Current,
+        poison: Poison,
+        feed: Feed,
+    ) -> Self {
         Self {
+            waiting,
             device: Arc::clone(&opened.device),
             gate: opened.gate.clone(),
             current,
@@ -76,17 +59,19 @@ impl Writer {
         }
     }
 
-    pub(super) fn run(mut self, orders: &mpsc::Receiver<Order>) {
+    pub(super) fn run(mut self) {
         let mut expected = 1;
-        while let Ok(first) = orders.recv() {
-            let (batch, close) = collect(first, orders, expected);
-            expected = batch.len();
-            self.process(batch);
-            if let Some((answer, room)) = close {
+        while let Some(orders) = self.waiting.first() {
+            let mut batch = Batch::default();
+            batch.take(orders);
+            let written = self.write(&mut batch, expected);
+            expected = batch.requests.len();
+            let close = batch.close.take();
+            self.answer(batch, written);
+            if let Some(answer) = close {
                 let closed = self.close();
                 // Who waits for the answer may open the file at once, so its lock goes first.
                 drop(self);
-                drop(room);
                 // A caller that no longer waits for its answer loses nothing.
                 let _ = answer.send(closed);
                 return;
@@ -96,36 +81,13 @@ impl Writer {
         let _ = self.close();
     }
 
-    fn process(&mut self, batch: Vec<Request>) {
-        if batch.is_empty() {
-            return;
+    /// Makes the batch durable, and what comes in meanwhile with it.
+    fn write(&mut self, batch: &mut Batch, expected: usize) -> Result<(), StoreError> {
+        if batch.requests.is_empty() {
+            return Ok(());
         }
-        let (txns, callers): (Vec<_>, Vec<_>) = batch
-            .into_iter()
-            .map(|request| (request.txn, (request.answer, request.room)))
-            .unzip();
-        let outcome = self
-            .ready()
-            .and_then(|database| self.commit(&database, &txns));
-        match outcome {
-            Ok(outcomes) => {
-                self.publish(txns, &outcomes);
-                for ((answer, room), outcome) in callers.into_iter().zip(outcomes) {
-                    drop(room);
-                    let _ = answer.send(Ok(outcome));
-                }
-            }
-            Err(cause) => {
-                for (answer, room) in callers {
-                    drop(room);
-                    let _ = answer.send(Err(cause.clone()));
-                }
-            }
-        }
-    }
-
-    fn commit(&mut self, database: &Database, txns: &[Txn]) -> Result<Vec<Committed>, StoreError> {
-        write_batch(database, txns, self.revision).map_err(|cause| {
+        let database = self.ready()?;
+        self.write_batch(&database, batch, expected).map_err(|cause| {
             if self.gate.sync_failed() {
                 self.health = Health::Poisoned;
                 self.poison.store(true, Ordering::Release);
@@ -137,22 +99,73 @@ impl Writer {
         })
     }
 
-    fn publish(&mut self, txns: Vec<Txn>, outcomes: &[Committed]) {
-        let before = self.revision;
-        let made = txns
-            .into_iter()
-            .zip(outcomes)
-            .filter(|(txn, _)| !txn.is_read_only());
-        let changes = made.filter_map(|(txn, outcome)| match outcome {
-            Committed::At(revision) => Some(Change::of(txn, *revision)),
-            Committed::Conflict { .. } => None,
-        });
-        let changes: Vec<_> = changes.collect();
-        if let Some(newest) = changes.last() {
-            self.revision = newest.revision;
+    /// Each transaction sees the ones before it, and all become durable in one commit.
+    fn write_batch(
+        &self,
+        database: &Database,
+        batch: &mut Batch,
+        expected: usize,
+    ) -> Result<(), redb::Error> {
+        let write = database.begin_write()?;
+        let mut revision = self.revision;
+        {
+            let mut records = write.open_table(RECORDS)?;
+            loop {
+                while let Some(request) = batch.requests.get(batch.outcomes.len()) {
+                    let outcome = write_txn(&mut records, &request.txn, &mut revision)?;
+                    batch.outcomes.push(outcome);
+                }
+                if batch.is_full() {
+                    break;
+                }
+                let missing = expected.saturating_sub(batch.requests.len());
+                let more = self.waiting.more(missing);
+                if more.is_empty() {
+                    break;
+                }
+                batch.take(more);
+            }
         }
-        if self.revision > before {
+        if revision == self.revision {
+            write.abort()?;
+        } else {
+            write
+                .open_table(NUMBERS)?
+                .insert(REVISION, revision.number())?;
+            write.commit()?;
+        }
+        Ok(())
+    }
+
+    /// Tells watchers, then callers.
+    fn answer(&mut self, batch: Batch, written: Result<(), StoreError>) {
+        let Batch {
+            requests, outcomes, ..
+        } = batch;
+        if let Err(cause) = written {
+            for request in requests {
+                drop(request.room);
+                let _ = request.answer.send(Err(cause.clone()));
+            }
+            return;
+        }
+        let mut changes = Vec::new();
+        let mut answers = Vec::with_capacity(requests.len());
+        for (Request { txn, answer, room }, outcome) in requests.into_iter().zip(outcomes) {
+            if let Committed::At(revision) = outcome
+                && !txn.is_read_only()
+            {
+                self.revision = revision;
+                changes.push(Change::of(txn, revision));
+            }
+            answers.push((answer, room, outcome));
+        }
+        if !changes.is_empty() {
             self.feed.publish(changes);
+        }
+        for (answer, room, outcome) in answers {
+            drop(room);
+            let _ = answer.send(Ok(outcome));
         }
     }
 
@@ -200,59 +213,37 @@ impl Writer {
     }
 }
 
-/// Takes what waits, and waits a moment for as many as came last time.
-fn collect(
-    first: Order,
-    orders: &mpsc::Receiver<Order>,
-    expected: usize,
-) -> (Vec<Request>, Option<(Answer<()>, OwnedSemaphorePermit)>) {
-    let mut batch = Vec::with_capacity(expected);
-    let mut bytes = 0_usize;
-    let mut next = Some(first);
-    while let Some(order) = next {
-        match order {
-            Order::Close { answer, room } => return (batch, Some((answer, room))),
-            Order::Commit(request) => {
-                bytes = bytes.saturating_add(request.txn.size());
-                batch.push(request);
-            }
-        }
-        if batch.len() >= MAX_BATCH || bytes >= MAX_TXN_BYTES {
-            break;
-        }
-        next = match orders.try_recv() {
-            Ok(order) => Some(order),
-            Err(_) if batch.len() < expected => orders.recv_timeout(LINGER).ok(),
-            Err(_) => None,
-        };
-    }
-    (batch, None)
+/// Commits that become durable together.
+#[derive(Default)]
+struct Batch {
+    requests: Vec<Request>,
+    /// Of the first of them, in their order.
+    outcomes: Vec<Committed>,
+    bytes: usize,
+    /// Somebody wants the store to be closed after them.
+    close: Option<Answer<()>>,
 }
 
-/// Makes a batch: each transaction sees the ones before it, and all become durable in one commit.
-fn write_batch(
-    database: &Database,
-    txns: &[Txn],
-    newest: Revision,
-) -> Result<Vec<Committed>, redb::Error> {
-    let write = database.begin_write()?;
-    let mut revision = newest;
-    let mut outcomes = Vec::with_capacity(txns.len());
-    {
-        let mut records = write.open_table(RECORDS)?;
-        for txn in txns {
-            outcomes.push(write_txn(&mut records, txn, &mut revision)?);
+impl Batch {
+    fn take(&mut self, orders: Vec<Order>) {
+        for order in orders {
+            match order {
+                Order::Commit(request) => {
+                    self.bytes = self.bytes.saturating_add(request.txn.size());
+                    self.requests.push(request);
+                }
+                // What was ordered after it finds the store closed.
+                Order::Close(answer) => {
+                    self.close = Some(answer);
+                    return;
+                }
+            }
         }
     }
-    if revision == newest {
-        write.abort()?;
-    } else {
-        write
-            .open_table(NUMBERS)?
-            .insert(REVISION, revision.number())?;
-        write.commit()?;
+
+    fn is_full(&self) -> bool {
+        self.requests.len() >= MAX_BATCH || self.bytes >= MAX_TXN_BYTES || self.close.is_some()
     }
-    Ok(outcomes)
 }
 
 fn write_txn(
