@@ -22,7 +22,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use identity::trust_domain::TrustDomain;
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 
 use crate::records::CodecError;
 use crate::store::{Change, Family, Key, Record, Revision, StoreError};
@@ -95,20 +95,29 @@ struct Inner {
     current: ArcSwap<Snapshot>,
     reached: watch::Sender<Revision>,
     stalled: AtomicBool,
+    /// Dropped with the last handle; that is how the feed learns that nobody asks any more.
+    _in_use: oneshot::Sender<Never>,
 }
 
+/// Nothing is ever sent.
+#[derive(Debug)]
+enum Never {}
+
 impl Index {
-    fn new(snapshot: Snapshot) -> Self {
+    fn new(snapshot: Snapshot) -> (Self, oneshot::Receiver<Never>) {
+        let (in_use, unused) = oneshot::channel();
         let (reached, _) = watch::channel(snapshot.revision);
         let current = ArcSwap::from_pointee(snapshot);
         let inner = Inner {
             current,
             reached,
             stalled: AtomicBool::new(false),
+            _in_use: in_use,
         };
-        Self {
+        let index = Self {
             inner: Arc::new(inner),
-        }
+        };
+        (index, unused)
     }
 
     /// What is known now.

@@ -1,10 +1,13 @@
 //! Follows the store, and publishes each snapshot.
 
+use std::sync::{Arc, Weak};
+
 use identity::trust_domain::TrustDomain;
 use runtime::tasks::TaskGroup;
+use tokio::sync::oneshot;
 use tracing::{error, info, warn};
 
-use super::{Index, IndexError, Snapshot};
+use super::{Index, IndexError, Inner, Never, Snapshot};
 use crate::store::{Revision, Store, Watch, WatchEvent};
 
 impl Index {
@@ -22,52 +25,70 @@ impl Index {
             "Loaded the index"
         );
         let watch = store.watch(snapshot.revision);
-        let index = Self::new(snapshot);
+        let (index, unused) = Self::new(snapshot);
         let feed = Feed {
-            index: index.clone(),
+            index: Arc::downgrade(&index.inner),
             store,
             trust_domain: trust_domain.clone(),
         };
-        tasks.spawn("index-feed", feed.run(watch));
+        tasks.spawn("index-feed", feed.run(watch, unused));
         Ok(index)
     }
 }
 
 struct Feed {
-    index: Index,
+    // Weak, so that the feed goes on for those who wait for a write, through the whole drain, and
+    // ends with the last of them.
+    index: Weak<Inner>,
     store: Store,
     trust_domain: TrustDomain,
 }
 
 impl Feed {
-    /// Runs until the store closes its feed. When the store gives what cannot be read, the index
-    /// stays at the last good revision: reads go on, and every write says that it is not visible.
-    async fn run(self, mut watch: Watch) {
+    /// Runs while somebody holds the index and the store is open. When the store gives what cannot
+    /// be read, the index stays at the last good revision: reads go on, and every write says that it
+    /// is not visible.
+    async fn run(self, mut watch: Watch, mut unused: oneshot::Receiver<Never>) {
         loop {
-            let applied = match watch.next().await {
-                WatchEvent::Closed => return self.index.stall(),
-                WatchEvent::Change(change) => self.index.snapshot().after(&change),
-                WatchEvent::Restart => {
-                    warn!("The feed of the store has a gap: loading the index again");
-                    let served = self.index.snapshot().revision;
-                    let loaded = load(&self.store, &self.trust_domain, Some(served)).await;
-                    if let Ok(snapshot) = &loaded {
-                        watch = self.store.watch(snapshot.revision);
-                    }
-                    loaded
-                }
+            let event = tokio::select! {
+                event = watch.next() => event,
+                _ = &mut unused => return,
             };
-            match applied {
-                Ok(snapshot) => self.index.publish(snapshot),
+            let Some(inner) = self.index.upgrade() else {
+                return;
+            };
+            let index = Index { inner };
+            match self.apply(&index, event, &mut watch).await {
+                Ok(Some(snapshot)) => index.publish(snapshot),
+                Ok(None) => return index.stall(),
                 Err(error) => {
                     error!(
                         error = runtime::report::chain(&error),
                         error.reason = error.reason(),
                         "The index cannot follow the store"
                     );
-                    self.index.stall();
-                    return;
+                    return index.stall();
                 }
+            }
+        }
+    }
+
+    /// The snapshot after an event; none when the store was closed.
+    async fn apply(
+        &self,
+        index: &Index,
+        event: WatchEvent,
+        watch: &mut Watch,
+    ) -> Result<Option<Snapshot>, IndexError> {
+        match event {
+            WatchEvent::Closed => Ok(None),
+            WatchEvent::Change(change) => index.snapshot().after(&change).map(Some),
+            WatchEvent::Restart => {
+                warn!("The feed of the store has a gap: loading the index again");
+                let served = index.snapshot().revision;
+                let snapshot = load(&self.store, &self.trust_domain, Some(served)).await?;
+                *watch = self.store.watch(snapshot.revision);
+                Ok(Some(snapshot))
             }
         }
     }

@@ -1,3 +1,5 @@
+//! Facts about what is stored: it comes back as it was, and damage is told.
+
 use std::time::{Duration, UNIX_EPOCH};
 
 use identity::entry::{DnsName, Entry, EntryDraft, EntryId, Hint};

@@ -1,3 +1,5 @@
+//! Facts about writes and the feed that makes them visible.
+
 use std::time::{Duration, UNIX_EPOCH};
 
 use identity::entry::{EntryDraft, EntryId};

@@ -7,6 +7,8 @@ mod authorization;
 #[cfg(test)]
 mod entries;
 #[cfg(test)]
+mod life;
+#[cfg(test)]
 mod support;
 #[cfg(test)]
 mod svids;

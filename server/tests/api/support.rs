@@ -1,7 +1,9 @@
 //! A server in this process, with real sockets and real TLS, and what an agent needs to talk to it.
 
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use hyper_util::rt::TokioIo;
 use identity::bundle::{Bundle, X509Authority};
@@ -23,13 +25,13 @@ use runtime::clock::Clock;
 use runtime::metrics::Metrics;
 use runtime::readiness::Readiness;
 use runtime::shutdown::{Reason, Shutdown, ShutdownTrigger};
-use runtime::tasks::TaskGroup;
+use runtime::tasks::{Drained, TaskGroup};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, aws_lc_rs, verify_tls13_signature};
 use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, Error, SignatureScheme};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName, UnixTime};
 use server::config::{Config, HostPort, KeysConfig, StoreConfig};
-use server::{Deps, Handle};
+use server::{Deps, Handle, StartError};
 use tempfile::TempDir;
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsConnector;
@@ -40,10 +42,11 @@ use tower::service_fn;
 pub(crate) const DOMAIN: &str = "example.org";
 
 pub(crate) struct Server {
-    pub(crate) handle: Handle,
+    pub(crate) handle: Option<Handle>,
     pub(crate) admin: Channel,
+    tasks: TaskGroup,
     trigger: ShutdownTrigger,
-    _folder: TempDir,
+    folder: Option<TempDir>,
 }
 
 impl Drop for Server {
@@ -76,21 +79,9 @@ pub(crate) async fn start_with(change: impl FnOnce(&mut Config)) -> Server {
     let folder = tempfile::tempdir().unwrap();
     let mut config = config(folder.path());
     change(&mut config);
-    let (trigger, _) = Shutdown::new();
-    let deps = Deps {
-        clock: Clock::system(),
-        metrics: Metrics::new(),
-        tasks: TaskGroup::new(trigger.clone()),
-        readiness: Readiness::new(),
-    };
-    let handle = server::start(config, deps).await.unwrap();
-    let admin = admin_channel(&handle.admin_socket).await;
-    Server {
-        handle,
-        admin,
-        trigger,
-        _folder: folder,
-    }
+    let mut server = Server::start(config).await.unwrap();
+    server.folder = Some(folder);
+    server
 }
 
 async fn admin_channel(path: &Path) -> Channel {
@@ -112,6 +103,38 @@ pub(crate) struct Identity {
 }
 
 impl Server {
+    pub(crate) async fn start(config: Config) -> Result<Self, StartError> {
+        let (trigger, _) = Shutdown::new();
+        let tasks = TaskGroup::new(trigger.clone());
+        let deps = Deps {
+            clock: Clock::system(),
+            metrics: Metrics::new(),
+            tasks: tasks.clone(),
+            readiness: Readiness::new(),
+        };
+        let handle = server::start(config, deps).await?;
+        let admin = admin_channel(&handle.admin_socket).await;
+        Ok(Self {
+            handle: Some(handle),
+            admin,
+            tasks,
+            trigger,
+            folder: None,
+        })
+    }
+
+    /// Ends the server, and lets its files go.
+    pub(crate) async fn stop(mut self) {
+        self.trigger.trigger(Reason::Requested("the test goes on"));
+        let drained = self.tasks.drain(Duration::from_secs(20)).await;
+        assert!(matches!(drained, Drained::InTime), "{drained:?}");
+        self.handle.take().unwrap().close().await.unwrap();
+    }
+
+    pub(crate) fn addr(&self) -> SocketAddr {
+        self.handle.as_ref().unwrap().addr
+    }
+
     pub(crate) fn agents(&self) -> AgentClient<Channel> {
         AgentClient::new(self.admin.clone())
     }
@@ -166,7 +189,7 @@ impl Server {
         };
         config.alpn_protocols = vec![b"h2".to_vec()];
         let connector = TlsConnector::from(Arc::new(config));
-        let addr = self.handle.addr;
+        let addr = self.addr();
         let connect = service_fn(move |_| {
             let connector = connector.clone();
             async move {
