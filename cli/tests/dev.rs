@@ -152,6 +152,20 @@ fn a_second_run_goes_on_with_the_same_authority_and_agent() {
 }
 
 #[test]
+fn an_agent_without_its_identity_attests_anew_and_the_users_identity_stays() {
+    let folder = tempfile::tempdir().unwrap();
+    let first = once(folder.path(), &[]);
+    assert_eq!(first.code, Some(0), "{}", first.err);
+    std::fs::remove_file(folder.path().join("agent/agent-data.json")).unwrap();
+    let second = once(folder.path(), &[]);
+    assert_eq!(second.code, Some(0), "{}", second.err);
+    assert_eq!(
+        rows(&first.out, "X509-SVID", "SPIFFE ID"),
+        rows(&second.out, "X509-SVID", "SPIFFE ID")
+    );
+}
+
+#[test]
 fn a_running_one_keeps_its_folder_answers_spires_commands_and_ends_on_ctrl_c() {
     let mut dev = Dev::start();
     let id = rows(&dev.page, "X509-SVID", "SPIFFE ID").to_owned();

@@ -207,4 +207,11 @@ mod tests {
             );
         }
     }
+
+    proptest::proptest! {
+        #[test]
+        fn no_text_is_a_panic_for_a_date(text in ".{0,40}") {
+            let _ = date(&text);
+        }
+    }
 }

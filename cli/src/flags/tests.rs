@@ -203,3 +203,21 @@ fn the_usage_text_is_sorted_and_leaves_out_our_own_flags() {
             .switch("allowUnknownConfig")
     );
 }
+
+proptest::proptest! {
+    #[test]
+    fn no_command_line_is_a_panic(args in proptest::collection::vec("(--?)?[a-zA-Z0-9=:.µ_-]{0,12}", 0..6)) {
+        let _ = SET.parse(&args);
+    }
+
+    #[test]
+    fn no_text_is_a_panic_for_a_number_or_a_length_of_time(text in ".{0,24}") {
+        let _ = go_int(&text);
+        let _ = go_duration(&text);
+    }
+
+    #[test]
+    fn every_integer_is_read_back(number: i64) {
+        proptest::prop_assert_eq!(go_int(&number.to_string()), Ok(number));
+    }
+}

@@ -166,3 +166,12 @@ fn broken_bytes_are_errors() {
     }
     assert!(decode::message(&pool, ".no.Such", b"").is_err());
 }
+
+proptest::proptest! {
+    #[test]
+    fn no_bytes_are_a_panic(bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..64)) {
+        let pool = descriptors::Pool::new(proto::DESCRIPTORS).unwrap();
+        let _ = decode::message(&pool, ".spire.api.server.entry.v1.ListEntriesResponse", &bytes);
+        let _ = decode::message(&pool, ".google.protobuf.Struct", &bytes);
+    }
+}
