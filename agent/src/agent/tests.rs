@@ -1,3 +1,5 @@
+//! The life of an agent against a small server: attested, restarted, refused and banned.
+
 use identity::trust_domain::TrustDomain;
 use runtime::shutdown::{Shutdown, ShutdownTrigger};
 use runtime::tasks::Drained;

@@ -1,3 +1,5 @@
+//! Where the first trust comes from, and what is said when it cannot be had.
+
 use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair, KeyUsagePurpose};
 
 use super::*;

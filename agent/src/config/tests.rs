@@ -1,3 +1,5 @@
+//! SPIRE's configuration files, and every error in them told at once.
+
 use super::*;
 
 const PLUGINS: &str = r#"

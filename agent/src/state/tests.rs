@@ -1,3 +1,5 @@
+//! The state file: SPIRE's, ours, and every damage to it.
+
 use proptest::prelude::*;
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType};
 

@@ -1,3 +1,5 @@
+//! A bundle from the web: over HTTPS alone, and never without end.
+
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use rustls::ServerConfig;
 use rustls_pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};

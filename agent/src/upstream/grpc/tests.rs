@@ -1,3 +1,5 @@
+//! The server as the agent meets it: attestation, bundles, entries, and servers that are not ours.
+
 use proto::spire::types;
 
 use super::fake::{Authority, Fake, example};
