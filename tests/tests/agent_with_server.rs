@@ -1,5 +1,12 @@
 //! Our agent on our server, both in this process, over real sockets and mutual TLS.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    reason = "what goes wrong in a helper is the failure of the test that calls it"
+)]
+
 use std::path::Path;
 use std::time::Duration;
 
