@@ -161,7 +161,7 @@ fn at_line(source: &Source, at: usize, name: &str, rooms: &[&str]) -> String {
 }
 
 /// The code of all files but those of tests, blanked down to what is compiled into the program.
-fn production() -> impl Iterator<Item = Source> {
+pub(crate) fn production() -> impl Iterator<Item = Source> {
     let mut stripped = Vec::new();
     let mut test_modules = BTreeSet::new();
     for source in sources() {

@@ -16,6 +16,7 @@ mod licence;
 mod packages;
 mod rust;
 mod sources;
+mod telemetry;
 
 use std::path::{Path, PathBuf};
 
