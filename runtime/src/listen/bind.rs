@@ -13,7 +13,7 @@ use crate::random;
 
 /// `sun_path` has 108 bytes, the last a zero.
 const MAX_PATH_BYTES: usize = 107;
-/// The folder of a socket is for all to enter, and for its owner to write.
+/// The folder of a socket is for its owner to write; for all to enter, if the umask lets them.
 const FOLDER_MODE: u32 = 0o755;
 /// How often a name is drawn anew when the drawn one is taken.
 const NAMES_TRIED: u32 = 16;
@@ -122,12 +122,7 @@ pub fn bind_unix(path: &Path, mode: u32) -> Result<BoundUnix, ListenError> {
             source,
         }
     };
-    let mut builder = std::fs::DirBuilder::new();
-    builder
-        .recursive(true)
-        .mode(FOLDER_MODE)
-        .create(folder)
-        .map_err(failed("create the folder"))?;
+    make_folder(folder, mode).map_err(failed("create the folder"))?;
     refuse_what_is_not_ours_to_replace(path)?;
 
     let (listener, drawn) = bind_drawn(folder, name.len()).map_err(failed("bind"))?;
@@ -151,6 +146,28 @@ pub fn bind_unix(path: &Path, mode: u32) -> Result<BoundUnix, ListenError> {
             Err(error)
         }
     }
+}
+
+/// Makes the folders that are missing.
+///
+/// A socket that everybody may open is of no use in a folder that the umask has closed. So the folders
+/// made for it are opened again; only those, since any other may be somebody else's.
+fn make_folder(folder: &Path, socket_mode: u32) -> io::Result<()> {
+    let mut builder = std::fs::DirBuilder::new();
+    builder.mode(FOLDER_MODE);
+    let mut folders: Vec<&Path> = folder.ancestors().collect();
+    folders.reverse();
+    for folder in folders.into_iter().filter(|path| *path != Path::new("")) {
+        match builder.create(folder) {
+            Ok(()) if socket_mode & 0o007 != 0 => {
+                std::fs::set_permissions(folder, std::fs::Permissions::from_mode(FOLDER_MODE))?;
+            }
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
 }
 
 /// Listens on a TCP port. Port 0 lets the kernel choose.

@@ -10,7 +10,11 @@ use std::io::ErrorKind;
 use crate::rust::{code, sources};
 use crate::{report, root};
 
-const PAPERS: &[&str] = &["ARCHITECTURE.md", "docs/standards.md", "docs/threat-model.md"];
+const PAPERS: &[&str] = &[
+    "ARCHITECTURE.md",
+    "docs/standards.md",
+    "docs/threat-model.md",
+];
 
 /// Heads of the column that cites tests.
 const HEADS: &[&str] = &["test", "tests", "held by"];
