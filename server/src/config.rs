@@ -3,6 +3,7 @@
 //! What SPIRE knows and this server does not build is refused by name: an operator who relies on it
 //! must not find out later. What has no effect here, because nothing here needs it, is a warning.
 
+mod listeners;
 mod plugins;
 mod raw;
 mod read;
