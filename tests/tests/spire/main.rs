@@ -28,3 +28,20 @@ fn judge(pairing: Pairing, scenario: fn(Pairing)) {
         scenario(pairing);
     }
 }
+
+/// Join-token agents cannot attest again, so the folder is all that there is.
+#[test]
+fn either_agent_takes_over_the_folder_of_the_other() {
+    if tests::peers::folder("spire").is_none() {
+        return;
+    }
+    let domain = tests::domain::Plan::new(Spire).start();
+    for (first, second) in [(Spire, Signet), (Signet, Spire)] {
+        let mut agent = domain.agent(first);
+        let id = agent.id.clone();
+        agent.restart_as(second);
+        agent.restart_as(first);
+        let listed = domain.cli(&["agent", "show", "-spiffeID", &id]).success();
+        assert!(listed.contains(&id), "{listed}");
+    }
+}
