@@ -18,7 +18,7 @@ pub struct JwtSvid {
 
 impl JwtSvid {
     /// Reads a token without checking its signature or its times: for one that our own server just
-    /// issued. Its form is held to the same rules as in [`super::validate`].
+    /// issued. Its form is held to the same rules as in [`super::validate()`].
     pub fn parse_unverified(token: &str) -> Result<Self, JwtError> {
         let parsed = Token::parse(token)?;
         Ok(Self {
