@@ -58,6 +58,27 @@ generated!(
     "signet.records.v1"
 );
 
+generated!(
+    /// The part of the Container Storage Interface that a kubelet calls.
+    csi,
+    "csi.v1"
+);
+
+generated!(
+    /// How a plugin makes itself known to a kubelet.
+    pluginregistration,
+    "pluginregistration"
+);
+
+/// Signet's own services.
+pub mod signet {
+    generated!(
+        /// What runs beside an agent tells it.
+        node,
+        "signet.node.v1"
+    );
+}
+
 /// SPIRE's APIs.
 pub mod spire {
     generated!(

@@ -4,6 +4,7 @@
 
 use std::fmt::{Debug, Formatter, Result};
 
+use crate::csi::NodePublishVolumeRequest;
 use crate::spire::server::agent::CreateJoinTokenRequest;
 use crate::spire::types;
 use crate::workload;
@@ -37,6 +38,7 @@ redact!(workload::Witsvid { spiffe_id, hint; wit_svid, wit_svid_key });
 redact!(workload::ValidateJwtsvidRequest { audience; svid });
 redact!(types::Jwtsvid { id, expires_at, issued_at, hint; token });
 redact!(types::Witsvid { id, expires_at, issued_at, hint; token });
+redact!(NodePublishVolumeRequest { volume_id, target_path, volume_capability, readonly; volume_context });
 redact!(types::JoinToken { expires_at; value });
 redact!(types::AttestationData { r#type; payload });
 redact!(CreateJoinTokenRequest { ttl, agent_id; token });

@@ -38,6 +38,7 @@ const SECRETS: &[&str] = &[
     ".spire.api.types.JoinToken",
     ".spire.api.types.AttestationData",
     ".spire.api.server.agent.v1.CreateJoinTokenRequest",
+    ".csi.v1.NodePublishVolumeRequest",
 ];
 
 #[test]
@@ -71,6 +72,9 @@ fn every_proto_file_is_compiled() {
     let mut expected: Vec<String> = SERVER_PROTOS.iter().map(|&p| p.to_owned()).collect();
     expected.extend(
         [
+            "csi/csi.proto",
+            "kubelet/pluginregistration.proto",
+            "signet/node/v1/node.proto",
             "signet/records/v1/records.proto",
             "spire/types.proto",
             "workload.proto",
@@ -102,6 +106,9 @@ fn generate() -> BTreeMap<String, Vec<u8>> {
 
     rust(&["workload.proto"], None, out.path());
     rust(&["signet/records/v1/records.proto"], None, out.path());
+    rust(&["signet/node/v1/node.proto"], None, out.path());
+    rust(&["csi/csi.proto"], None, out.path());
+    rust(&["kubelet/pluginregistration.proto"], None, out.path());
     rust(&["spire/types.proto"], None, out.path());
     rust(SERVER_PROTOS, Some(types), out.path());
 

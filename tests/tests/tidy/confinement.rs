@@ -44,7 +44,16 @@ const CONFINED: &[(&[&str], &[&str])] = &[
         ],
         EDGES,
     ),
-    (&["proto::spire", "proto::workload"], EDGES),
+    (
+        &[
+            "proto::spire",
+            "proto::workload",
+            "proto::csi",
+            "proto::pluginregistration",
+            "proto::signet",
+        ],
+        EDGES,
+    ),
     (&["proto::records"], RECORDS),
     (&["envoy_types"], &["workload-api/src/sds"]),
     (&["hcl"], &["runtime/src/config"]),
