@@ -1,7 +1,8 @@
 //! What the integration tests share: programs, domains, workloads and the peers that judge them.
 //!
 //! A [`domain::Domain`] runs a real server and real agents, ours or SPIRE's, as processes in a temporary
-//! folder. [`peers`] finds the outside judges that `tests/setup` installed.
+//! folder. A [`cluster::Cluster`] is a real Kubernetes on this machine. [`peers`] finds the outside judges that
+//! `tests/setup` installed.
 
 #![expect(
     clippy::unwrap_used,
@@ -13,6 +14,7 @@
 )]
 
 pub mod api;
+pub mod cluster;
 pub mod domain;
 pub mod envoy;
 pub mod peers;

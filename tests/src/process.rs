@@ -1,9 +1,9 @@
 //! Child processes that a test owns: their output is kept, and they end with the test.
 
 use std::collections::VecDeque;
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::process::ExitStatusExt;
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Condvar};
 use std::time::{Duration, Instant};
 
@@ -28,6 +28,8 @@ pub struct Process {
     name: String,
     child: Child,
     output: Arc<Output>,
+    // Held open, so that a program which ends with its input ends with this process.
+    _input: Option<ChildStdin>,
 }
 
 #[derive(Debug, Default)]
@@ -46,8 +48,16 @@ struct Lines {
 impl Process {
     /// Starts a program; both its outputs are collected, line by line.
     pub fn start(name: &str, command: &mut Command) -> Self {
+        Self::spawn(name, command.stdin(Stdio::null()))
+    }
+
+    /// The same with an input that ends with this process, even if that is killed.
+    pub fn start_with_open_input(name: &str, command: &mut Command) -> Self {
+        Self::spawn(name, command.stdin(Stdio::piped()))
+    }
+
+    fn spawn(name: &str, command: &mut Command) -> Self {
         let mut child = command
-            .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
@@ -58,6 +68,7 @@ impl Process {
         collect(child.stderr.take().unwrap(), Arc::clone(&output));
         Self {
             name: name.to_owned(),
+            _input: child.stdin.take(),
             child,
             output,
         }
@@ -211,10 +222,13 @@ impl Ended {
 
 /// Runs a program to its end.
 pub fn run(command: &mut Command) -> Ended {
-    let output = command
-        .stdin(Stdio::null())
-        .output()
-        .unwrap_or_else(|error| panic!("{command:?} does not start: {error}"));
+    run_with_input(command, "")
+}
+
+/// Runs a program to its end, with this text as its input.
+pub fn run_with_input(command: &mut Command, input: &str) -> Ended {
+    let output = output_of(command, input)
+        .unwrap_or_else(|error| panic!("{command:?} does not run: {error}"));
     let code = output
         .status
         .code()
@@ -224,6 +238,19 @@ pub fn run(command: &mut Command) -> Ended {
         stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
         code: code.unwrap_or(-1),
     }
+}
+
+fn output_of(command: &mut Command, input: &str) -> std::io::Result<std::process::Output> {
+    let mut child = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()?;
+    // A program that does not read its input closes it; what it then says is the answer.
+    let mut pipe = child.stdin.take().unwrap();
+    let input = input.to_owned();
+    std::thread::spawn(move || pipe.write_all(input.as_bytes()));
+    child.wait_with_output()
 }
 
 /// Asks until the answer is yes. For states of other programs that send no event.
