@@ -7,6 +7,7 @@
 use std::time::{Duration, SystemTime};
 
 use attestors::node::join_token::Token;
+use attestors::node::k8s_psat::{Node, Payload, Pod, Review};
 use attestors::workload::unix::status::Status;
 use identity::bundle::Bundle;
 use identity::jwt::{JwtSvid, validate};
@@ -100,6 +101,30 @@ pub(crate) fn attestation_payload(data: &[u8]) {
         let shown = token.reveal().len() > 16 && format!("{token:?}").contains(token.reveal());
         assert!(!shown, "a token shows itself");
     }
+}
+
+/// What an agent sends, and what an API server answers. The token shows itself in neither.
+pub(crate) fn k8s_psat(data: &[u8]) {
+    if let Ok(payload) = Payload::parse(data) {
+        let again = Payload::parse(&payload.encode());
+        // Escapes may make the text longer than the limit.
+        assert!(again.is_err() || again.as_ref() == Ok(&payload));
+        let token = payload.token().reveal();
+        let shown = token.len() > 32 && format!("{:?}", payload.token()).contains(token);
+        assert!(!shown, "a token shows itself");
+    }
+    if let Ok(review) = Review::from_json(data) {
+        let names = [review.pod_name(), review.pod_uid()];
+        for name in names.into_iter().flatten() {
+            assert!(!name.as_str().contains(['/', '%', '?', '#']));
+        }
+        let _ = (
+            review.service_account(),
+            review.node_name(),
+            review.node_uid(),
+        );
+    }
+    let _ = (Pod::from_json(data), Node::from_json(data));
 }
 
 pub(crate) fn proc_texts(data: &[u8]) {

@@ -16,6 +16,7 @@ const TARGETS: &[(&str, Body)] = &[
     ("x509_leaf", bodies::x509_leaf),
     ("hcl", bodies::hcl),
     ("attestation_payload", bodies::attestation_payload),
+    ("k8s_psat", bodies::k8s_psat),
     ("proc_texts", bodies::proc_texts),
     ("authority_filter", bodies::authority_filter),
 ];
