@@ -2,6 +2,7 @@
 
 use identity::selector::Selectors;
 
+pub mod cgroup;
 pub mod unix;
 
 /// What a workload attestor found out.
