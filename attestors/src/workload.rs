@@ -3,6 +3,7 @@
 use identity::selector::Selectors;
 
 pub mod cgroup;
+pub mod k8s;
 pub mod unix;
 
 /// What a workload attestor found out.

@@ -70,6 +70,12 @@ generated!(
     "pluginregistration"
 );
 
+generated!(
+    /// A pod, as the kubelet's Pods API hands it over.
+    pod,
+    "kubernetes.core.v1"
+);
+
 /// Signet's own services.
 pub mod signet {
     generated!(

@@ -50,6 +50,7 @@ const CONFINED: &[(&[&str], &[&str])] = &[
             "proto::workload",
             "proto::csi",
             "proto::pluginregistration",
+            "proto::pod",
             "proto::signet",
         ],
         EDGES,

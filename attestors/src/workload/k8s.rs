@@ -1,0 +1,3 @@
+//! The workload attestor `k8s`: which pod a process belongs to, as the kubelet tells.
+
+pub mod pod;
