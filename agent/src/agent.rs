@@ -1,6 +1,5 @@
 //! The agent, put together.
 
-use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -10,6 +9,7 @@ use identity::bundle::Bundle;
 use runtime::admin::{self, Pages};
 use runtime::backoff::Backoff;
 use runtime::clock::Clock;
+use runtime::config::HostPort;
 use runtime::files::FileError;
 use runtime::listen::{self, Limits, ListenError, ListenMetrics, Serve};
 use runtime::metrics::Metrics;
@@ -22,7 +22,7 @@ use tracing::{error, info, warn};
 
 use crate::attestation::{AttestationError, Attestor, Kept, Standing};
 use crate::cache::{self, Capacity, driver};
-use crate::config::{Config, HostPort, SocketConfig};
+use crate::config::{Config, SocketConfig};
 use crate::credentials::Credentials;
 use crate::custody::{Custody, CustodyConfig, CustodyError};
 use crate::endpoints;
@@ -74,12 +74,6 @@ pub enum StartError {
     Custody(#[from] CustodyError),
     #[error(transparent)]
     Listen(#[from] ListenError),
-    #[error("could not resolve `{host}`")]
-    Resolve {
-        host: String,
-        #[source]
-        source: io::Error,
-    },
     #[error("could not obtain the agent's identity")]
     Identity(#[source] AttestationError),
     #[error("shutdown was requested before the agent had an identity")]
@@ -94,7 +88,6 @@ impl StartError {
             Self::State(error) => error.reason(),
             Self::Custody(error) => error.reason(),
             Self::Listen(error) => error.reason(),
-            Self::Resolve { .. } => "resolve",
             Self::Identity(error) => error.reason(),
             Self::ShutDown => "shut_down",
         }
@@ -399,25 +392,8 @@ async fn metrics_listener(config: &Config, deps: &Deps) -> Result<Option<SocketA
 }
 
 async fn listener(address: &HostPort, pages: Pages, deps: &Deps) -> Result<SocketAddr, StartError> {
-    let resolve = |source| StartError::Resolve {
-        host: address.host.clone(),
-        source,
-    };
-    let mut addresses = tokio::net::lookup_host((address.host.as_str(), address.port))
-        .await
-        .map_err(resolve)?;
-    let addr = addresses
-        .next()
-        .ok_or_else(|| resolve(io::ErrorKind::NotFound.into()))?;
-    let bound = listen::bind_tcp(addr)?;
-    let addr = bound.addr();
-    let served = admin::serve(bound, pages, deps.tasks.shutdown(), deps.tasks.clone());
-    deps.tasks.spawn("agent.admin", async move {
-        if let Err(error) = served.await {
-            error!(error.reason = error.reason(), error = %report::chain(&error), "Could not serve health or metrics");
-        }
-    });
-    Ok(addr)
+    let bound = listen::bind_host(address).await?;
+    Ok(admin::start(bound, pages, &deps.tasks))
 }
 
 #[cfg(test)]

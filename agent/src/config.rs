@@ -16,8 +16,7 @@ use std::time::Duration;
 
 use identity::key::KeyAlgorithm;
 use identity::trust_domain::TrustDomain;
-use runtime::config::{ConfigError, Document};
-use runtime::config::{ConfigErrors, Warning};
+use runtime::config::{Document, HealthConfig, HostPort, LoadError, LogSettings, Warning};
 use runtime::log::LogConfig;
 
 pub use self::plugins::{NodeAttestor, WorkloadAttestorConfig};
@@ -104,31 +103,13 @@ pub struct CacheConfig {
     pub jwt_hit_timeout: Option<Duration>,
 }
 
-/// The listener that says whether the agent is live and ready.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct HealthConfig {
-    pub address: HostPort,
-    pub live_path: String,
-    pub ready_path: String,
-}
-
-/// An address to listen on.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct HostPort {
-    pub host: String,
-    pub port: u16,
-}
-
 /// What the command line says. It wins over the file, where it says something.
 #[derive(Clone, Debug, Default)]
 pub struct Overrides {
     pub data_dir: Option<PathBuf>,
     pub join_token: Option<String>,
     pub join_token_file: Option<PathBuf>,
-    pub log_file: Option<PathBuf>,
-    pub log_format: Option<String>,
-    pub log_level: Option<String>,
-    pub log_source_location: Option<bool>,
+    pub log: LogSettings,
     pub server_address: Option<String>,
     pub server_port: Option<i64>,
     pub socket_path: Option<PathBuf>,
@@ -154,26 +135,5 @@ impl Config {
     ) -> Result<(Self, Vec<Warning>), LoadError> {
         let (file, unknown) = runtime::config::decode::<raw::File>(document)?;
         Ok(read::read(file, unknown, overrides)?)
-    }
-}
-
-/// Why a configuration cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub enum LoadError {
-    /// A value has the wrong type.
-    #[error(transparent)]
-    Decode(#[from] ConfigError),
-    /// The values do not make a configuration.
-    #[error(transparent)]
-    Invalid(#[from] ConfigErrors),
-}
-
-impl LoadError {
-    /// The stable label of metrics and logs.
-    pub fn reason(&self) -> &'static str {
-        match self {
-            Self::Decode(error) => error.reason(),
-            Self::Invalid(errors) => errors.reason(),
-        }
     }
 }

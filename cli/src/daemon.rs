@@ -3,7 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use runtime::config::{ConfigError, Document};
+use runtime::config::{ConfigError, Document, LogSettings};
 
 use crate::failure::{Failure, os_error};
 use crate::flags::Values;
@@ -36,6 +36,16 @@ fn document(session: &Session, values: &Values, default: &str) -> Result<Documen
             path.display().to_string()
         )),
     })
+}
+
+/// The flags of logs.
+fn log(values: &Values) -> LogSettings {
+    LogSettings {
+        level: text(values, "logLevel"),
+        format: text(values, "logFormat"),
+        file: path(values, "logFile"),
+        source_location: switch(values, "logSourceLocation"),
+    }
 }
 
 fn text(values: &Values, flag: &str) -> Option<String> {

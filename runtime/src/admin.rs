@@ -5,6 +5,7 @@
 //! all the same.
 
 use std::convert::Infallible;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,7 +21,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tracing::{debug, info, warn};
 
-use crate::listen::{BoundTcp, ListenError};
+use crate::listen::{self, BoundTcp, ListenError};
 use crate::metrics::{self, Metrics};
 use crate::readiness::{Readiness, State};
 use crate::shutdown::Shutdown;
@@ -55,8 +56,15 @@ pub enum Pages {
 
 type Answer = Response<Full<Bytes>>;
 
-/// Serves pages until shutdown.
-pub async fn serve(
+/// Starts to serve pages, until shutdown. A listener that fails is seen in the log.
+pub fn start(bound: BoundTcp, pages: Pages, tasks: &TaskGroup) -> SocketAddr {
+    let (addr, name) = (bound.addr(), pages.name());
+    let served = serve(bound, pages, tasks.shutdown(), tasks.clone());
+    tasks.spawn(name, listen::told(name, served));
+    addr
+}
+
+async fn serve(
     bound: BoundTcp,
     pages: Pages,
     shutdown: Shutdown,

@@ -15,17 +15,26 @@ pub mod duration;
 mod expand;
 mod json;
 mod lexer;
+mod listener;
+mod log;
 mod parser;
+mod plugin;
 mod problems;
+mod telemetry;
 mod tree;
 
+use std::ffi::OsStr;
 use std::fmt;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use serde::de::DeserializeOwned;
 
-pub use self::problems::{ConfigErrors, Problem, Problems, Warning};
+pub use self::listener::{HealthChecks, HealthConfig, HostPort};
+pub use self::log::LogSettings;
+pub use self::plugin::{Nothing, Plugin, Plugins, Unbuilt};
+pub use self::problems::{ConfigErrors, LoadError, Problem, Problems, Warning};
+pub use self::telemetry::Telemetry;
 pub use self::tree::Body;
 
 /// The largest file that is read, and the largest that it may become by expansion.
@@ -138,6 +147,18 @@ pub fn decode<T: DeserializeOwned>(
     document: &Document,
 ) -> Result<(T, Vec<UnknownKey>), ConfigError> {
     document.body.decode()
+}
+
+/// What is said: to SPIRE an empty text is the same as none.
+pub fn given<T: AsRef<OsStr>>(text: Option<T>) -> Option<T> {
+    text.filter(|text| !text.as_ref().is_empty())
+}
+
+/// Lets the command line win over the file, where it says something.
+pub fn overrule<T>(said: &mut Option<T>, by: Option<T>) {
+    if by.is_some() {
+        *said = by;
+    }
 }
 
 impl Document {

@@ -23,6 +23,7 @@ use std::sync::Arc;
 
 use tokio::net::{TcpListener, UnixListener};
 use tonic::service::Routes;
+use tracing::error;
 
 pub use self::bind::{BoundTcp, BoundUnix, ListenError, bind_host, bind_tcp, bind_unix};
 pub use self::limits::{Limits, Peers, raise_open_file_limit};
@@ -30,6 +31,7 @@ pub use self::metrics::{ListenMetrics, SocketMetrics};
 pub use self::tls::{TlsPeer, harden, tls13};
 
 use self::accept::Listener;
+use crate::report;
 use crate::shutdown::Shutdown;
 use crate::tasks::TaskGroup;
 
@@ -76,6 +78,18 @@ pub async fn serve_tls(
         .accept_tls(listener, config)
         .await;
     Ok(())
+}
+
+/// Runs a listener, and tells the log if it fails; its socket stays silent then.
+pub async fn told(name: &'static str, listener: impl Future<Output = Result<(), ListenError>>) {
+    if let Err(cause) = listener.await {
+        error!(
+            listener = name,
+            error = report::chain(&cause),
+            error.reason = cause.reason(),
+            "A listener failed"
+        );
+    }
 }
 
 #[cfg(test)]

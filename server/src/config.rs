@@ -3,7 +3,6 @@
 //! What SPIRE knows and this server does not build is refused by name: an operator who relies on it
 //! must not find out later. What has no effect here, because nothing here needs it, is a warning.
 
-mod listeners;
 mod plugins;
 mod raw;
 mod read;
@@ -16,7 +15,7 @@ use std::time::Duration;
 
 use identity::spiffe_id::SpiffeId;
 use identity::trust_domain::TrustDomain;
-use runtime::config::{ConfigError, ConfigErrors, Document, Warning};
+use runtime::config::{Document, HealthConfig, HostPort, LoadError, LogSettings, Warning};
 use runtime::log::LogConfig;
 
 use crate::authority::CaSubject;
@@ -95,22 +94,6 @@ pub struct PruneConfig {
     pub non_reattestable: bool,
 }
 
-/// The listener that says whether the server is live and ready.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct HealthConfig {
-    pub address: HostPort,
-    pub live_path: String,
-    pub ready_path: String,
-}
-
-/// An address to listen on.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct HostPort {
-    /// A name or an IP address, without brackets.
-    pub host: String,
-    pub port: u16,
-}
-
 /// What the command line says. It wins over the file, where it says something.
 #[derive(Clone, Debug, Default)]
 pub struct Overrides {
@@ -119,10 +102,7 @@ pub struct Overrides {
     pub data_dir: Option<PathBuf>,
     pub socket_path: Option<PathBuf>,
     pub trust_domain: Option<String>,
-    pub log_file: Option<PathBuf>,
-    pub log_format: Option<String>,
-    pub log_level: Option<String>,
-    pub log_source_location: Option<bool>,
+    pub log: LogSettings,
     /// Passes over keys that nobody knows, with a warning.
     pub allow_unknown_config: bool,
 }
@@ -176,27 +156,6 @@ impl Default for AuthorityConfig {
             jwt_key_type: KeyType::default(),
             ca_subject: CaSubject::default(),
             jwt_issuer: None,
-        }
-    }
-}
-
-/// Why a configuration cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub enum LoadError {
-    /// A value has the wrong type.
-    #[error(transparent)]
-    Decode(#[from] ConfigError),
-    /// The values do not make a configuration.
-    #[error(transparent)]
-    Invalid(#[from] ConfigErrors),
-}
-
-impl LoadError {
-    /// The stable label of metrics and logs.
-    pub fn reason(&self) -> &'static str {
-        match self {
-            Self::Decode(error) => error.reason(),
-            Self::Invalid(errors) => errors.reason(),
         }
     }
 }

@@ -7,17 +7,18 @@ use std::time::Duration;
 
 use identity::trust_domain::TrustDomain;
 use runtime::clock::Clock;
-use runtime::listen::{BoundTcp, Limits, ListenError, ListenMetrics, Serve, bind_tcp, bind_unix};
+use runtime::config::HealthConfig;
+use runtime::listen::{BoundTcp, Limits, ListenError, ListenMetrics, Serve, bind_host, bind_unix};
 use runtime::metrics::Metrics;
 use runtime::readiness::Readiness;
 use runtime::tasks::TaskGroup;
 use runtime::{admin, listen};
-use tracing::{error, info};
+use tracing::info;
 
 use crate::api::{Gate, JwtSvids, Probe, RpcMetrics, Services, Ttls, admin_routes, port_routes};
 use crate::audit::Audit;
 use crate::authority::{self, Authorities, Visible};
-use crate::config::{Config, HealthConfig, HostPort, KeysConfig, StoreConfig};
+use crate::config::{Config, KeysConfig, StoreConfig};
 use crate::housekeeping::{Pruner, watch_health};
 use crate::index::{Index, IndexError};
 use crate::keys::{Keys, KeysError};
@@ -72,12 +73,6 @@ pub enum StartError {
     Index(#[source] Box<dyn std::error::Error + Send + Sync>),
     #[error("could not start the signing authorities")]
     Authorities(#[from] authority::StartError),
-    #[error("could not resolve bind address \"{}:{}\"", .address.host, .address.port)]
-    Resolve {
-        address: HostPort,
-        #[source]
-        source: std::io::Error,
-    },
     #[error(transparent)]
     Listen(#[from] ListenError),
     #[error("could not set up TLS")]
@@ -92,7 +87,6 @@ impl StartError {
             Self::Keys(error) => error.reason(),
             Self::Index(_) => "index",
             Self::Authorities(error) => error.reason(),
-            Self::Resolve { .. } => "bind_address",
             Self::Listen(error) => error.reason(),
             Self::Tls(_) => "tls",
         }
@@ -186,30 +180,18 @@ pub async fn start(config: Config, deps: Deps) -> Result<Handle, StartError> {
 async fn bind(config: &Config) -> Result<Bound, StartError> {
     let metrics = match &config.prometheus {
         None => None,
-        Some(address) => Some(bind_tcp(resolve(address).await?)?),
+        Some(address) => Some(bind_host(address).await?),
     };
     let health = match &config.health {
         None => None,
-        Some(health) => Some((bind_tcp(resolve(&health.address).await?)?, health.clone())),
+        Some(health) => Some((bind_host(&health.address).await?, health.clone())),
     };
     Ok(Bound {
-        port: bind_tcp(resolve(&config.bind).await?)?,
+        port: bind_host(&config.bind).await?,
         admin: bind_unix(&config.socket_path, ADMIN_SOCKET_MODE)?,
         health,
         metrics,
     })
-}
-
-async fn resolve(address: &HostPort) -> Result<SocketAddr, StartError> {
-    let failed = |source| StartError::Resolve {
-        address: address.clone(),
-        source,
-    };
-    let mut found = tokio::net::lookup_host((address.host.as_str(), address.port))
-        .await
-        .map_err(failed)?;
-    let none = || failed(std::io::Error::from(std::io::ErrorKind::NotFound));
-    found.next().ok_or_else(none)
 }
 
 fn open_keys(config: &KeysConfig) -> Result<Keys, KeysError> {
@@ -290,28 +272,26 @@ impl Bound {
             port_routes(services, gate),
             serve(Limits::server(), "server"),
         );
-        deps.tasks.spawn("server listener", ended(port, "server"));
+        deps.tasks
+            .spawn("server listener", listen::told("server", port));
         let admin_socket = listen::serve_unix(
             self.admin,
             admin_routes(services, gate, probe),
             serve(Limits::admin(), "admin"),
         );
         deps.tasks
-            .spawn("admin listener", ended(admin_socket, "admin"));
+            .spawn("admin listener", listen::told("admin", admin_socket));
         if let Some((bound, health)) = self.health {
             let pages = admin::Pages::Health {
                 live_path: health.live_path,
                 ready_path: health.ready_path,
                 readiness: deps.readiness.clone(),
             };
-            let pages = admin::serve(bound, pages, deps.tasks.shutdown(), deps.tasks.clone());
-            deps.tasks.spawn("health listener", ended(pages, "health"));
+            admin::start(bound, pages, &deps.tasks);
         }
         if let Some(bound) = self.metrics {
             let pages = admin::Pages::Metrics(deps.metrics.clone());
-            let pages = admin::serve(bound, pages, deps.tasks.shutdown(), deps.tasks.clone());
-            deps.tasks
-                .spawn("metrics listener", ended(pages, "metrics"));
+            admin::start(bound, pages, &deps.tasks);
         }
     }
 }
@@ -334,16 +314,4 @@ fn keep_house(config: &Config, deps: &Deps, pruner: Pruner, probe: Probe) {
         "health",
         watch_health(probe, health, deps.clock.clone(), shutdown),
     );
-}
-
-/// A listener that does not come up is seen in the log; the port stays silent.
-async fn ended(listener: impl Future<Output = Result<(), ListenError>>, name: &'static str) {
-    if let Err(cause) = listener.await {
-        error!(
-            listener = name,
-            error = runtime::report::chain(&cause),
-            error.reason = cause.reason(),
-            "A listener failed"
-        );
-    }
 }

@@ -417,7 +417,7 @@ async fn health_is_told_over_http() {
     let (_fake, place, agent) = attested().await;
     agent.stop().await;
     let mut config = place.config("");
-    config.health = Some(crate::config::HealthConfig {
+    config.health = Some(runtime::config::HealthConfig {
         address: HostPort {
             host: "localhost".to_owned(),
             port: 0,

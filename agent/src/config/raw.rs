@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use runtime::config::Body;
+use runtime::config::{Body, HealthChecks, LogSettings, Telemetry};
 use serde::Deserialize;
 
 #[derive(Debug, Default, Deserialize)]
@@ -80,62 +80,13 @@ pub(super) struct Experimental {
     pub(super) feature_flags: Vec<String>,
 }
 
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-pub(super) struct Telemetry {
-    #[serde(rename = "Prometheus")]
-    pub(super) prometheus: Option<Prometheus>,
-    #[serde(rename = "DogStatsd")]
-    pub(super) dog_statsd: Option<Body>,
-    #[serde(rename = "Statsd")]
-    pub(super) statsd: Option<Body>,
-    #[serde(rename = "M3")]
-    pub(super) m3: Option<Body>,
-    // What shapes SPIRE's names and labels does not fit ours.
-    #[serde(rename = "InMem")]
-    pub(super) in_mem: Option<Body>,
-    #[serde(rename = "MetricPrefix")]
-    pub(super) metric_prefix: Option<Body>,
-    #[serde(rename = "EnableTrustDomainLabel")]
-    pub(super) enable_trust_domain_label: Option<Body>,
-    #[serde(rename = "EnableHostnameLabel")]
-    pub(super) enable_hostname_label: Option<Body>,
-    #[serde(rename = "AllowedPrefixes")]
-    pub(super) allowed_prefixes: Option<Body>,
-    #[serde(rename = "BlockedPrefixes")]
-    pub(super) blocked_prefixes: Option<Body>,
-    #[serde(rename = "AllowedLabels")]
-    pub(super) allowed_labels: Option<Body>,
-    #[serde(rename = "BlockedLabels")]
-    pub(super) blocked_labels: Option<Body>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-pub(super) struct Prometheus {
-    pub(super) host: Option<String>,
-    pub(super) port: Option<i64>,
-    pub(super) tls: Option<Body>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-pub(super) struct HealthChecks {
-    pub(super) listener_enabled: Option<bool>,
-    pub(super) bind_address: Option<String>,
-    pub(super) bind_port: Option<String>,
-    pub(super) live_path: Option<String>,
-    pub(super) ready_path: Option<String>,
-}
-
-/// One plugin, whatever it is.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-pub(super) struct Plugin {
-    pub(super) plugin_cmd: Option<String>,
-    pub(super) plugin_args: Option<Body>,
-    pub(super) plugin_checksum: Option<Body>,
-    pub(super) plugin_data: Option<Body>,
-    pub(super) plugin_data_file: Option<PathBuf>,
-    pub(super) enabled: Option<bool>,
+impl Agent {
+    pub(super) fn log(&self) -> LogSettings {
+        LogSettings {
+            level: self.log_level.clone(),
+            format: self.log_format.clone(),
+            file: self.log_file.clone(),
+            source_location: self.log_source_location,
+        }
+    }
 }

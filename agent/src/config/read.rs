@@ -5,9 +5,8 @@ use std::path::PathBuf;
 use attestors::node::join_token::Token;
 use identity::key::KeyAlgorithm;
 use identity::trust_domain::TrustDomain;
-use runtime::config::{ConfigErrors, Problems, Warning};
-use runtime::config::{UnknownKey, duration};
-use runtime::log::{Format, Level, LogConfig};
+use runtime::config::{ConfigErrors, Problems, UnknownKey, Warning, given, overrule};
+use runtime::log::LogConfig;
 
 use super::plugins::{self, Plugins};
 use super::{
@@ -28,34 +27,30 @@ pub(super) fn read(
         problems.add("", "agent section must be configured");
         return problems.finish(None);
     };
+    let rest = Rest {
+        plugins: plugins::read(file.plugins.as_ref(), &mut problems),
+        log: agent
+            .log()
+            .overruled(overrides.log.clone())
+            .read("agent", &mut problems),
+        health: file.health_checks.read(&mut problems),
+        prometheus: file.telemetry.read(&mut problems),
+    };
     apply(&mut agent, overrides);
     unbuilt::refuse(&agent, &mut problems);
-    let plugins = file
-        .plugins
-        .as_ref()
-        .map(|body| plugins::read(body, &mut problems));
-    if plugins.is_none() {
-        problems.add("", "plugins section must be configured");
-    }
-    let health = health(file.health_checks, &mut problems);
-    let prometheus = prometheus(file.telemetry, &mut problems);
-    let config = assemble(
-        agent,
-        plugins.unwrap_or_default(),
-        health,
-        prometheus,
-        &mut problems,
-    );
+    let config = assemble(agent, rest, &mut problems);
     problems.finish(config)
 }
 
-fn assemble(
-    agent: raw::Agent,
+/// What is read by others.
+struct Rest {
     plugins: Plugins,
+    log: LogConfig,
     health: Option<HealthConfig>,
     prometheus: Option<HostPort>,
-    problems: &mut Problems,
-) -> Option<Config> {
+}
+
+fn assemble(agent: raw::Agent, rest: Rest, problems: &mut Problems) -> Option<Config> {
     let trust_domain = trust_domain(agent.trust_domain.as_deref(), problems);
     let server = server(agent.server_address.as_deref(), agent.server_port, problems);
     let trust_source = trust_source(&agent, problems);
@@ -65,34 +60,10 @@ fn assemble(
         problems,
     );
     let cache = cache(&agent, problems);
-    let sync_interval = agent.experimental.sync_interval.as_deref().map(|text| {
-        let interval = problems.take("agent.experimental.sync_interval", duration::parse(text));
-        if interval.is_some_and(|interval| interval.is_zero()) {
-            problems.add(
-                "agent.experimental.sync_interval",
-                "must be longer than nothing",
-            );
-        }
-        interval.unwrap_or(DEFAULT_SYNC_INTERVAL)
-    });
-    let level = agent
-        .log_level
-        .as_deref()
-        .filter(|level| !level.is_empty())
-        .and_then(|level| problems.take("agent.log_level", Level::parse(level)));
-    let format = agent
-        .log_format
-        .as_deref()
-        .and_then(|format| problems.take("agent.log_format", Format::parse(format)));
-    let log = LogConfig {
-        level: level.unwrap_or_default(),
-        format: format.unwrap_or_default(),
-        file: agent
-            .log_file
-            .clone()
-            .filter(|file| !file.as_os_str().is_empty()),
-        source_location: agent.log_source_location == Some(true),
-    };
+    let sync_interval = problems.length(
+        "agent.experimental.sync_interval",
+        agent.experimental.sync_interval.as_deref(),
+    );
     Some(Config {
         trust_domain: trust_domain?,
         server: server?,
@@ -100,62 +71,44 @@ fn assemble(
             .data_dir
             .clone()
             .unwrap_or_else(|| PathBuf::from(DEFAULT_DATA_DIR)),
-        custody: plugins.custody?,
+        custody: rest.plugins.custody?,
         trust_source: trust_source?,
-        node_attestor: plugins.node_attestor?,
+        node_attestor: rest.plugins.node_attestor?,
         join_token: join_token?,
-        workload_attestors: plugins.workload_attestors,
+        workload_attestors: rest.plugins.workload_attestors,
         cache: cache?,
         sync_interval: sync_interval.unwrap_or(DEFAULT_SYNC_INTERVAL),
         log_selectors: agent.log_selectors.clone(),
-        log,
-        health,
-        prometheus,
+        log: rest.log,
+        health: rest.health,
+        prometheus: rest.prometheus,
         socket: socket(agent, problems),
     })
 }
 
-fn apply(agent: &mut raw::Agent, overrides: Overrides) {
-    fn set<T>(target: &mut Option<T>, value: Option<T>) {
-        if value.is_some() {
-            *target = value;
-        }
-    }
-    set(&mut agent.data_dir, overrides.data_dir);
+fn apply(agent: &mut raw::Agent, said: Overrides) {
+    overrule(&mut agent.data_dir, said.data_dir);
     // A token on the command line is in place of whatever the file says about tokens.
-    if overrides.join_token.is_some() || overrides.join_token_file.is_some() {
-        agent.join_token = overrides.join_token;
-        agent.join_token_file = overrides.join_token_file;
+    if said.join_token.is_some() || said.join_token_file.is_some() {
+        agent.join_token = said.join_token;
+        agent.join_token_file = said.join_token_file;
     }
-    set(&mut agent.log_file, overrides.log_file);
-    set(&mut agent.log_format, overrides.log_format);
-    set(&mut agent.log_level, overrides.log_level);
-    set(
-        &mut agent.log_source_location,
-        overrides.log_source_location,
-    );
-    set(&mut agent.server_address, overrides.server_address);
-    set(&mut agent.server_port, overrides.server_port);
-    set(&mut agent.socket_path, overrides.socket_path);
-    set(&mut agent.trust_domain, overrides.trust_domain);
-    set(&mut agent.trust_bundle_path, overrides.trust_bundle_path);
-    set(&mut agent.trust_bundle_url, overrides.trust_bundle_url);
-    set(
-        &mut agent.trust_bundle_format,
-        overrides.trust_bundle_format,
-    );
-    set(&mut agent.insecure_bootstrap, overrides.insecure_bootstrap);
-    set(&mut agent.rebootstrap_mode, overrides.rebootstrap_mode);
-    set(&mut agent.rebootstrap_delay, overrides.rebootstrap_delay);
-    set(
+    overrule(&mut agent.server_address, said.server_address);
+    overrule(&mut agent.server_port, said.server_port);
+    overrule(&mut agent.socket_path, said.socket_path);
+    overrule(&mut agent.trust_domain, said.trust_domain);
+    overrule(&mut agent.trust_bundle_path, said.trust_bundle_path);
+    overrule(&mut agent.trust_bundle_url, said.trust_bundle_url);
+    overrule(&mut agent.trust_bundle_format, said.trust_bundle_format);
+    overrule(&mut agent.insecure_bootstrap, said.insecure_bootstrap);
+    overrule(&mut agent.rebootstrap_mode, said.rebootstrap_mode);
+    overrule(&mut agent.rebootstrap_delay, said.rebootstrap_delay);
+    overrule(
         &mut agent.allow_unauthenticated_verifiers,
-        overrides.allow_unauthenticated_verifiers,
+        said.allow_unauthenticated_verifiers,
     );
-    set(
-        &mut agent.disable_workload_api,
-        overrides.disable_workload_api,
-    );
-    set(&mut agent.disable_sds_api, overrides.disable_sds_api);
+    overrule(&mut agent.disable_workload_api, said.disable_workload_api);
+    overrule(&mut agent.disable_sds_api, said.disable_sds_api);
 }
 
 fn trust_domain(name: Option<&str>, problems: &mut Problems) -> Option<TrustDomain> {
@@ -169,9 +122,7 @@ fn trust_domain(name: Option<&str>, problems: &mut Problems) -> Option<TrustDoma
 }
 
 fn server(host: Option<&str>, port: Option<i64>, problems: &mut Problems) -> Option<ServerAddress> {
-    let host = host
-        .map(|host| host.trim_start_matches('[').trim_end_matches(']'))
-        .filter(|host| !host.is_empty());
+    let host = given(host.map(|host| host.trim_matches(['[', ']'])));
     if host.is_none() {
         problems.add("", "server_address must be configured");
     }
@@ -180,19 +131,12 @@ fn server(host: Option<&str>, port: Option<i64>, problems: &mut Problems) -> Opt
             problems.add("", "server_port must be configured");
             None
         }
-        Some(port) => port_number("agent.server_port", port, problems),
+        Some(port) => problems.port("agent.server_port", port),
     };
     Some(ServerAddress {
         host: host?.to_owned(),
         port: port?,
     })
-}
-
-fn port_number(path: &str, port: i64, problems: &mut Problems) -> Option<u16> {
-    problems.take(
-        path,
-        u16::try_from(port).map_err(|_range| format!("{port} is not a port; ports are 1 to 65535")),
-    )
 }
 
 fn trust_source(agent: &raw::Agent, problems: &mut Problems) -> Option<TrustSource> {
@@ -207,14 +151,8 @@ fn trust_source(agent: &raw::Agent, problems: &mut Problems) -> Option<TrustSour
             BundleFormat::Pem
         }
     };
-    let path = agent
-        .trust_bundle_path
-        .as_ref()
-        .filter(|path| !path.as_os_str().is_empty());
-    let url = agent
-        .trust_bundle_url
-        .as_deref()
-        .filter(|url| !url.is_empty());
+    let path = given(agent.trust_bundle_path.as_ref());
+    let url = given(agent.trust_bundle_url.as_deref());
     match (path, url, agent.insecure_bootstrap == Some(true)) {
         (Some(path), None, false) => Some(TrustSource::File {
             path: path.clone(),
@@ -247,9 +185,7 @@ fn join_token(
     file: Option<&PathBuf>,
     problems: &mut Problems,
 ) -> Option<Option<TokenSource>> {
-    let value = value.filter(|value| !value.is_empty());
-    let file = file.filter(|file| !file.as_os_str().is_empty());
-    match (value, file) {
+    match (given(value), given(file)) {
         (Some(_), Some(_)) => {
             problems.add(
                 "agent",
@@ -290,25 +226,25 @@ fn cache(agent: &raw::Agent, problems: &mut Problems) -> Option<CacheConfig> {
             None
         }
     };
-    let mut length = |path: &str, text: Option<&str>| {
-        text.filter(|text| !text.is_empty())
-            .and_then(|text| problems.take(path, duration::parse(text)))
-    };
-    let target = length(
+    let target = problems.length(
         "agent.availability_target",
         agent.availability_target.as_deref(),
     );
     let path = "agent.experimental.jwt_svid_cache_hit_timeout";
-    let hit = length(
+    let hit = problems.length(
         path,
         agent.experimental.jwt_svid_cache_hit_timeout.as_deref(),
     );
-    if target.is_some_and(|target| target.as_secs() < 24 * 3600) {
-        problems.add("agent.availability_target", "must be at least 24h");
-    }
-    if hit.is_some_and(|hit| !(5..30).contains(&hit.as_secs())) {
-        problems.add(path, "must be at least 5s and less than 30s");
-    }
+    problems.add_if(
+        target.is_some_and(|target| target.as_secs() < 24 * 3600),
+        "agent.availability_target",
+        "must be at least 24h",
+    );
+    problems.add_if(
+        hit.is_some_and(|hit| !(5..30).contains(&hit.as_secs())),
+        path,
+        "must be at least 5s and less than 30s",
+    );
     Some(CacheConfig {
         x509_svids: x509_svids?,
         jwt_svids: jwt_svids?,
@@ -344,10 +280,8 @@ fn socket(agent: raw::Agent, problems: &mut Problems) -> Option<SocketConfig> {
 }
 
 fn sds(sds: raw::Sds, problems: &mut Problems) -> SdsConfig {
-    let name = |name: Option<String>, default: &str| {
-        name.filter(|name| !name.is_empty())
-            .unwrap_or_else(|| default.to_owned())
-    };
+    let name =
+        |name: Option<String>, default: &str| given(name).unwrap_or_else(|| default.to_owned());
     let config = SdsConfig {
         default_svid_name: name(sds.default_svid_name, "default"),
         default_bundle_name: name(sds.default_bundle_name, "ROOTCA"),
@@ -360,80 +294,4 @@ fn sds(sds: raw::Sds, problems: &mut Problems) -> SdsConfig {
         );
     }
     config
-}
-
-fn health(checks: raw::HealthChecks, problems: &mut Problems) -> Option<HealthConfig> {
-    let path = |path: Option<String>, default: &str| {
-        path.filter(|path| !path.is_empty())
-            .unwrap_or_else(|| default.to_owned())
-    };
-    let port = match checks.bind_port.as_deref() {
-        None | Some("") => Some(80),
-        Some(port) => problems.take(
-            "health_checks.bind_port",
-            port.parse()
-                .map_err(|_number| format!("`{port}` is not a port")),
-        ),
-    };
-    let health = HealthConfig {
-        address: HostPort {
-            host: host(checks.bind_address.as_deref()),
-            port: port?,
-        },
-        live_path: path(checks.live_path, "/live"),
-        ready_path: path(checks.ready_path, "/ready"),
-    };
-    (checks.listener_enabled == Some(true)).then_some(health)
-}
-
-fn prometheus(telemetry: raw::Telemetry, problems: &mut Problems) -> Option<HostPort> {
-    for (name, sink) in [
-        ("DogStatsd", &telemetry.dog_statsd),
-        ("Statsd", &telemetry.statsd),
-        ("M3", &telemetry.m3),
-    ] {
-        if sink.is_some() {
-            problems.add(
-                &format!("telemetry.{name}"),
-                "is not built; use `Prometheus`",
-            );
-        }
-    }
-    for (name, said) in [
-        ("InMem", &telemetry.in_mem),
-        ("MetricPrefix", &telemetry.metric_prefix),
-        (
-            "EnableTrustDomainLabel",
-            &telemetry.enable_trust_domain_label,
-        ),
-        ("EnableHostnameLabel", &telemetry.enable_hostname_label),
-        ("AllowedPrefixes", &telemetry.allowed_prefixes),
-        ("BlockedPrefixes", &telemetry.blocked_prefixes),
-        ("AllowedLabels", &telemetry.allowed_labels),
-        ("BlockedLabels", &telemetry.blocked_labels),
-    ] {
-        if said.is_some() {
-            problems.warn(format!("`telemetry.{name}` has no effect"));
-        }
-    }
-    let prometheus = telemetry.prometheus?;
-    if prometheus.tls.is_some() {
-        problems.add("telemetry.Prometheus.tls", "TLS for metrics is not built");
-    }
-    let port = port_number(
-        "telemetry.Prometheus.port",
-        prometheus.port.unwrap_or_default(),
-        problems,
-    )?;
-    Some(HostPort {
-        host: host(prometheus.host.as_deref()),
-        port,
-    })
-}
-
-fn host(host: Option<&str>) -> String {
-    match host.map(|host| host.trim_matches(['[', ']'])) {
-        None | Some("") => "localhost".to_owned(),
-        Some(host) => host.to_owned(),
-    }
 }

@@ -1,45 +1,41 @@
 //! What SPIRE knows and this agent does not build.
 
-use runtime::config::Problems;
-use runtime::config::{Body, duration};
+use runtime::config::{Body, Problems, duration, given};
 
 use super::raw;
 
 /// Refuses each such setting by name.
 pub(super) fn refuse(agent: &raw::Agent, problems: &mut Problems) {
     for (path, body, what) in sections(agent) {
-        if body.is_some() {
-            problems.add(path, what);
-        }
+        problems.add_if(body.is_some(), path, what);
     }
     let experimental = &agent.experimental;
-    if agent
-        .authorized_delegates
-        .as_ref()
-        .is_some_and(|delegates| !delegates.is_empty())
-    {
-        problems.add(
+    for (path, asked, what) in [
+        (
             "agent.authorized_delegates",
+            agent
+                .authorized_delegates
+                .as_ref()
+                .is_some_and(|delegates| !delegates.is_empty()),
             "the Delegated Identity API is not built",
-        );
-    }
-    if experimental.require_pq_kem == Some(true) {
-        problems.add(
+        ),
+        (
             "agent.experimental.require_pq_kem",
+            experimental.require_pq_kem == Some(true),
             "demanding a post-quantum key exchange is not built",
-        );
-    }
-    if experimental.use_sync_authorized_entries == Some(false) {
-        problems.add(
+        ),
+        (
             "agent.experimental.use_sync_authorized_entries",
+            experimental.use_sync_authorized_entries == Some(false),
             "this agent always synchronizes by revisions",
-        );
-    }
-    if !experimental.feature_flags.is_empty() {
-        problems.add(
+        ),
+        (
             "agent.experimental.feature_flags",
+            !experimental.feature_flags.is_empty(),
             "there are no feature flags",
-        );
+        ),
+    ] {
+        problems.add_if(asked, path, what);
     }
     rebootstrap(agent, problems);
     let profiling = [
@@ -47,9 +43,10 @@ pub(super) fn refuse(agent: &raw::Agent, problems: &mut Problems) {
         &agent.profiling_freq,
         &agent.profiling_names,
     ];
-    if agent.profiling_enabled == Some(true) || profiling.iter().any(|value| value.is_some()) {
-        problems.warn("`agent.profiling_*` has no effect: there is no profiler");
-    }
+    problems.warn_if(
+        agent.profiling_enabled == Some(true) || profiling.iter().any(|value| value.is_some()),
+        "`agent.profiling_*` has no effect: there is no profiler",
+    );
 }
 
 fn sections(agent: &raw::Agent) -> [(&'static str, &Option<Body>, &'static str); 7] {
@@ -107,11 +104,7 @@ fn rebootstrap(agent: &raw::Agent, problems: &mut Problems) {
             format!("unknown rebootstrap mode specified: {mode}"),
         ),
     }
-    if let Some(delay) = agent
-        .rebootstrap_delay
-        .as_deref()
-        .filter(|delay| !delay.is_empty())
-    {
+    if let Some(delay) = given(agent.rebootstrap_delay.as_deref()) {
         problems.take("agent.rebootstrap_delay", duration::parse(delay));
     }
 }

@@ -8,7 +8,7 @@ use agent::config::{Config, Overrides};
 use runtime::config::Warning;
 use tracing::{error, info, warn};
 
-use super::{document, number, path, switch, text};
+use super::{document, log, number, path, switch, text};
 use crate::console::{say, tell};
 use crate::failure::{Failure, os_error};
 use crate::flags::Values;
@@ -91,10 +91,7 @@ fn overrides(values: &Values) -> Overrides {
         data_dir: path(values, "dataDir"),
         join_token: text(values, "joinToken"),
         join_token_file: path(values, "joinTokenFile"),
-        log_file: path(values, "logFile"),
-        log_format: text(values, "logFormat"),
-        log_level: text(values, "logLevel"),
-        log_source_location: switch(values, "logSourceLocation"),
+        log: log(values),
         server_address: text(values, "serverAddress"),
         server_port: number(values, "serverPort"),
         socket_path: path(values, "socketPath"),

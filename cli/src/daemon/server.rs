@@ -4,7 +4,7 @@ use runtime::config::Warning;
 use server::config::{Config, Overrides};
 use tracing::{error, info, warn};
 
-use super::{document, number, path, switch, text};
+use super::{document, log, number, path, text};
 use crate::console::{say, tell};
 use crate::failure::Failure;
 use crate::flags::Values;
@@ -69,10 +69,7 @@ fn overrides(values: &Values) -> Overrides {
         server_port: number(values, "serverPort"),
         socket_path: path(values, "socketPath"),
         data_dir: path(values, "dataDir"),
-        log_file: path(values, "logFile"),
-        log_format: text(values, "logFormat"),
-        log_level: text(values, "logLevel"),
-        log_source_location: switch(values, "logSourceLocation"),
+        log: log(values),
         trust_domain: text(values, "trustDomain"),
         allow_unknown_config: values.switch("allowUnknownConfig"),
     }

@@ -7,7 +7,7 @@ use crate::listen::bind_tcp;
 use crate::shutdown::{Reason, ShutdownTrigger};
 
 struct Served {
-    addr: std::net::SocketAddr,
+    addr: SocketAddr,
     trigger: ShutdownTrigger,
     tasks: TaskGroup,
 }

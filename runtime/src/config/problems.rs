@@ -3,8 +3,11 @@
 //! The readers of the server's and of the agent's files collect what they find here.
 
 use std::fmt;
+use std::time::Duration;
 
-use super::UnknownKey;
+use serde::de::DeserializeOwned;
+
+use super::{Body, ConfigError, UnknownKey, duration, given};
 
 /// Why a configuration is refused: all reasons, each with the path of its key.
 #[derive(Debug, Eq, PartialEq)]
@@ -32,6 +35,27 @@ impl ConfigErrors {
     /// The stable label of metrics and logs.
     pub fn reason(&self) -> &'static str {
         "config_invalid"
+    }
+}
+
+/// Why a configuration cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// A value has the wrong type.
+    #[error(transparent)]
+    Decode(#[from] ConfigError),
+    /// The values do not make a configuration.
+    #[error(transparent)]
+    Invalid(#[from] ConfigErrors),
+}
+
+impl LoadError {
+    /// The stable label of metrics and logs.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Decode(error) => error.reason(),
+            Self::Invalid(errors) => errors.reason(),
+        }
     }
 }
 
@@ -93,6 +117,20 @@ impl Problems {
         self.warnings.push(Warning(text.into()));
     }
 
+    /// Adds a reason, if there is one.
+    pub fn add_if(&mut self, wrong: bool, path: &str, what: impl Into<String>) {
+        if wrong {
+            self.add(path, what);
+        }
+    }
+
+    /// Adds something that the operator should know of, if there is something.
+    pub fn warn_if(&mut self, odd: bool, text: impl Into<String>) {
+        if odd {
+            self.warn(text);
+        }
+    }
+
     /// Adds keys that nothing wants.
     pub fn unknown(&mut self, keys: Vec<UnknownKey>) {
         for key in keys {
@@ -109,6 +147,33 @@ impl Problems {
         result
             .map_err(|error| self.add(path, error.to_string()))
             .ok()
+    }
+
+    /// Decodes a part of the file. What cannot be decoded is told, and is the default.
+    pub fn decode<T: DeserializeOwned + Default>(&mut self, body: &Body) -> T {
+        match body.decode() {
+            Ok((value, unknown)) => {
+                self.unknown(unknown);
+                value
+            }
+            Err(error) => {
+                self.add("", error.to_string());
+                T::default()
+            }
+        }
+    }
+
+    /// Reads a length of time that is more than nothing. An empty text says nothing.
+    pub fn length(&mut self, path: &str, text: Option<&str>) -> Option<Duration> {
+        let length = self.take(path, duration::parse(given(text)?))?;
+        self.add_if(length.is_zero(), path, "must be longer than nothing");
+        (!length.is_zero()).then_some(length)
+    }
+
+    /// Reads the number of a port. Zero leaves the choice to the kernel.
+    pub fn port(&mut self, path: &str, port: i64) -> Option<u16> {
+        let read = u16::try_from(port).map_err(|_range| format!("{port} is not a port"));
+        self.take(path, read)
     }
 
     /// Ends with the configuration and its warnings, or with all reasons to refuse it.

@@ -1,7 +1,7 @@
 //! Sockets, bound before they are served, so that a clash fails the start.
 
 use std::io;
-use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
+use std::net::{SocketAddr, TcpListener};
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
 
+use crate::config::HostPort;
 use crate::random;
 
 /// `sun_path` has 108 bytes, the last a zero.
@@ -97,6 +98,10 @@ impl ListenError {
             Self::Register(_) => "register",
         }
     }
+
+    fn is_in_use(&self) -> bool {
+        matches!(self, Self::Tcp { source, .. } if source.kind() == io::ErrorKind::AddrInUse)
+    }
 }
 
 /// Listens on a Unix socket at `path`, which gets `mode`.
@@ -181,18 +186,20 @@ pub fn bind_tcp(addr: SocketAddr) -> Result<BoundTcp, ListenError> {
     bind().map_err(|source| ListenError::Tcp { addr, source })
 }
 
-/// Listens on the first address of a host name that can be had, as `localhost`.
-pub fn bind_host(host: &str, port: u16) -> Result<BoundTcp, ListenError> {
+/// Listens on the first address of a host that can be had. A port that somebody has on one of them is
+/// refused: whoever asks for `localhost` must not end up beside another process.
+pub async fn bind_host(address: &HostPort) -> Result<BoundTcp, ListenError> {
+    let HostPort { host, port } = address;
     let unresolved = |source| ListenError::Unresolved {
-        host: host.into(),
+        host: host.clone(),
         source,
     };
-    let addrs = (host, port).to_socket_addrs().map_err(unresolved)?;
+    let addrs = tokio::net::lookup_host((host.as_str(), *port)).await;
     let mut last = unresolved(io::ErrorKind::NotFound.into());
-    for addr in addrs {
+    for addr in addrs.map_err(unresolved)? {
         match bind_tcp(addr) {
-            Ok(bound) => return Ok(bound),
-            Err(error) => last = error,
+            Err(error) if !error.is_in_use() => last = error,
+            bound => return bound,
         }
     }
     Err(last)

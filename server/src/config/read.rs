@@ -6,10 +6,9 @@ use std::time::Duration;
 
 use identity::spiffe_id::SpiffeId;
 use identity::trust_domain::TrustDomain;
-use runtime::config::{ConfigErrors, Problems, UnknownKey, Warning, duration};
-use runtime::log::{Format, Level, LogConfig};
+use runtime::config::{ConfigErrors, Problems, UnknownKey, Warning, given, overrule};
+use runtime::log::LogConfig;
 
-use super::listeners::{health, host_port, prometheus};
 use super::plugins::{self, Plugins};
 use super::{
     AuthorityConfig, Config, DEFAULT_BIND_ADDRESS, DEFAULT_BIND_PORT, DEFAULT_CA_TTL,
@@ -33,21 +32,22 @@ pub(super) fn read(
         problems.add("", "server section must be configured");
         return problems.finish(None);
     };
+    let mut rest = Rest {
+        plugins: plugins::read(file.plugins.as_ref(), &mut problems),
+        log: server
+            .log()
+            .overruled(overrides.log.clone())
+            .read("server", &mut problems),
+        health: file.health_checks.read(&mut problems),
+        prometheus: file.telemetry.read(&mut problems),
+    };
     apply(&mut server, overrides);
     refuse_unbuilt(&server, &mut problems);
     warn_without_effect(&server, &mut problems);
-    let plugins = file
-        .plugins
-        .as_ref()
-        .map(|body| plugins::read(body, &mut problems));
-    if plugins.is_none() {
-        problems.add("", "plugins section must be configured");
-    }
-    let mut plugins = plugins.unwrap_or_default();
     match file.signet.store.as_deref() {
         None => {}
-        Some("embedded") => plugins.store = Some(StoreConfig::Embedded),
-        Some("memory") => plugins.store = Some(StoreConfig::Memory),
+        Some("embedded") => rest.plugins.store = Some(StoreConfig::Embedded),
+        Some("memory") => rest.plugins.store = Some(StoreConfig::Memory),
         Some(other) => {
             problems.add(
                 "signet.store",
@@ -55,31 +55,28 @@ pub(super) fn read(
             );
         }
     }
-    let health = health(file.health_checks, &mut problems);
-    let prometheus = prometheus(&file.telemetry, &mut problems);
-    let config = assemble(&server, plugins, health, prometheus, &mut problems);
+    let config = assemble(&server, rest, &mut problems);
     problems.finish(config)
 }
 
-fn assemble(
-    server: &raw::Server,
+/// What is read by others.
+struct Rest {
     plugins: Plugins,
+    log: LogConfig,
     health: Option<HealthConfig>,
     prometheus: Option<HostPort>,
-    problems: &mut Problems,
-) -> Option<Config> {
+}
+
+fn assemble(server: &raw::Server, rest: Rest, problems: &mut Problems) -> Option<Config> {
     let trust_domain = trust_domain(server.trust_domain.as_deref(), problems);
-    let data_dir = server
-        .data_dir
-        .clone()
-        .filter(|path| !path.as_os_str().is_empty());
-    if data_dir.is_none() {
-        problems.add("", "data_dir must be configured");
-    }
+    let data_dir = given(server.data_dir.clone());
+    problems.add_if(data_dir.is_none(), "", "data_dir must be configured");
     let bind = bind(server, problems);
     let authority = authority(server, problems);
     let ttl = |key: &str, text: &Option<String>, default, problems: &mut Problems| {
-        length(&format!("server.{key}"), text.as_deref(), problems).unwrap_or(default)
+        problems
+            .length(&format!("server.{key}"), text.as_deref())
+            .unwrap_or(default)
     };
     let x509 = ttl(
         "default_x509_svid_ttl",
@@ -102,7 +99,6 @@ fn assemble(
         warn_about_ttl(key, ttl, authority.ca_ttl, problems);
     }
     let admin_ids = admin_ids(&server.admin_ids, problems);
-    let log = log(server, problems);
     let prune_agents = prune(server, problems);
     Some(Config {
         trust_domain: trust_domain?,
@@ -112,8 +108,8 @@ fn assemble(
             .socket_path
             .clone()
             .unwrap_or_else(|| PathBuf::from(DEFAULT_SOCKET_PATH)),
-        store: plugins.store.unwrap_or(StoreConfig::Embedded),
-        keys: plugins.keys?,
+        store: rest.plugins.store.unwrap_or(StoreConfig::Embedded),
+        keys: rest.plugins.keys?,
         authority,
         default_x509_svid_ttl: x509,
         default_jwt_svid_ttl: jwt,
@@ -123,36 +119,24 @@ fn assemble(
         audit_log_enabled: server.audit_log_enabled == Some(true),
         agent_id_as_selector: server.experimental.agent_spiffe_id_as_selector == Some(true),
         prune_agents,
-        log,
-        health,
-        prometheus,
+        log: rest.log,
+        health: rest.health,
+        prometheus: rest.prometheus,
     })
 }
 
-fn apply(server: &mut raw::Server, overrides: Overrides) {
-    fn put<T>(field: &mut Option<T>, value: Option<T>) {
-        if value.is_some() {
-            *field = value;
-        }
-    }
-    put(&mut server.bind_address, overrides.bind_address);
-    put(&mut server.bind_port, overrides.server_port);
-    put(&mut server.data_dir, overrides.data_dir);
-    put(&mut server.socket_path, overrides.socket_path);
-    put(&mut server.trust_domain, overrides.trust_domain);
-    put(&mut server.log_file, overrides.log_file);
-    put(&mut server.log_format, overrides.log_format);
-    put(&mut server.log_level, overrides.log_level);
-    put(
-        &mut server.log_source_location,
-        overrides.log_source_location,
-    );
+fn apply(server: &mut raw::Server, said: Overrides) {
+    overrule(&mut server.bind_address, said.bind_address);
+    overrule(&mut server.bind_port, said.server_port);
+    overrule(&mut server.data_dir, said.data_dir);
+    overrule(&mut server.socket_path, said.socket_path);
+    overrule(&mut server.trust_domain, said.trust_domain);
 }
 
 /// Refuses what SPIRE has and we have not.
 fn refuse_unbuilt(server: &raw::Server, problems: &mut Problems) {
     let experimental = &server.experimental;
-    let set = |text: &Option<String>| text.as_ref().is_some_and(|text| !text.is_empty());
+    let set = |text: &Option<String>| given(text.as_deref()).is_some();
     for (key, asked, what) in [
         (
             "federation",
@@ -200,9 +184,11 @@ fn refuse_unbuilt(server: &raw::Server, problems: &mut Problems) {
             "Windows",
         ),
     ] {
-        if asked {
-            problems.add(&format!("server.{key}"), format!("not built: {what}"));
-        }
+        problems.add_if(
+            asked,
+            &format!("server.{key}"),
+            format!("not built: {what}"),
+        );
     }
 }
 
@@ -245,16 +231,13 @@ fn warn_without_effect(server: &raw::Server, problems: &mut Problems) {
             experimental.sql_transaction_timeout.is_some(),
         ),
     ] {
-        if set {
-            problems.warn(format!(
-                "server.{key} has no effect: every commit is seen at once"
-            ));
-        }
+        let text = format!("server.{key} has no effect: every commit is seen at once");
+        problems.warn_if(set, text);
     }
 }
 
 fn trust_domain(text: Option<&str>, problems: &mut Problems) -> Option<TrustDomain> {
-    let Some(text) = text.filter(|text| !text.is_empty()) else {
+    let Some(text) = given(text) else {
         problems.add("", "trust_domain must be configured");
         return None;
     };
@@ -276,32 +259,24 @@ fn bind(server: &raw::Server, problems: &mut Problems) -> Option<HostPort> {
         .as_deref()
         .unwrap_or(DEFAULT_BIND_ADDRESS);
     let port = server.bind_port.unwrap_or_else(|| DEFAULT_BIND_PORT.into());
-    host_port("server.bind_port", host, port, problems)
+    HostPort::read("server.bind_port", Some(host), port, problems)
 }
 
 fn authority(server: &raw::Server, problems: &mut Problems) -> AuthorityConfig {
     let key_type = |key: &str, text: &Option<String>, problems: &mut Problems| {
-        let text = text.as_deref().filter(|text| !text.is_empty())?;
-        match text.parse::<KeyType>() {
-            Ok(key_type) => Some(key_type),
-            Err(error) => {
-                problems.add(&format!("server.{key}"), error.to_string());
-                None
-            }
-        }
+        let key_type = given(text.as_deref())?.parse::<KeyType>();
+        problems.take(&format!("server.{key}"), key_type)
     };
     let ca_key_type = key_type("ca_key_type", &server.ca_key_type, problems).unwrap_or_default();
     let jwt_key_type = key_type("jwt_key_type", &server.jwt_key_type, problems);
     AuthorityConfig {
-        ca_ttl: length("server.ca_ttl", server.ca_ttl.as_deref(), problems)
+        ca_ttl: problems
+            .length("server.ca_ttl", server.ca_ttl.as_deref())
             .unwrap_or(DEFAULT_CA_TTL),
         ca_key_type,
         jwt_key_type: jwt_key_type.unwrap_or(ca_key_type),
         ca_subject: ca_subject(server.ca_subject.as_ref(), problems),
-        jwt_issuer: server
-            .jwt_issuer
-            .clone()
-            .filter(|issuer| !issuer.is_empty()),
+        jwt_issuer: given(server.jwt_issuer.clone()),
     }
 }
 
@@ -321,7 +296,7 @@ fn ca_subject(subject: Option<&raw::CaSubject>, problems: &mut Problems) -> CaSu
     let read = CaSubject {
         country: one("country", &subject.country),
         organization: one("organization", &subject.organization),
-        common_name: subject.common_name.clone().filter(|name| !name.is_empty()),
+        common_name: given(subject.common_name.clone()),
     };
     if read.country.is_none() && read.organization.is_none() && read.common_name.is_none() {
         problems.warn("server.ca_subject is set but empty; the default is used");
@@ -350,7 +325,7 @@ fn admin_ids(ids: &[String], problems: &mut Problems) -> BTreeSet<SpiffeId> {
 
 fn prune(server: &raw::Server, problems: &mut Problems) -> Option<PruneConfig> {
     let text = server.prune_attested_nodes_expired_for.as_deref();
-    let expired_for = length("server.prune_attested_nodes_expired_for", text, problems)?;
+    let expired_for = problems.length("server.prune_attested_nodes_expired_for", text)?;
     let batch = match server.prune_attested_nodes_batch_size {
         None | Some(0) => DEFAULT_PRUNE_BATCH,
         Some(size) => usize::try_from(size).unwrap_or_else(|_negative| {
@@ -366,37 +341,6 @@ fn prune(server: &raw::Server, problems: &mut Problems) -> Option<PruneConfig> {
         batch,
         non_reattestable: server.prune_tofu_nodes == Some(true),
     })
-}
-
-fn log(server: &raw::Server, problems: &mut Problems) -> LogConfig {
-    let level = server
-        .log_level
-        .as_deref()
-        .filter(|level| !level.is_empty())
-        .map(Level::parse);
-    let level = level.and_then(|level| problems.take("server.log_level", level));
-    let format = server.log_format.as_deref().map(Format::parse);
-    let format = format.and_then(|format| problems.take("server.log_format", format));
-    LogConfig {
-        level: level.unwrap_or_default(),
-        format: format.unwrap_or_default(),
-        file: server
-            .log_file
-            .clone()
-            .filter(|file| !file.as_os_str().is_empty()),
-        source_location: server.log_source_location == Some(true),
-    }
-}
-
-/// A length of time that is more than nothing.
-fn length(path: &str, text: Option<&str>, problems: &mut Problems) -> Option<Duration> {
-    let text = text.filter(|text| !text.is_empty())?;
-    let length = problems.take(path, duration::parse(text))?;
-    if length.is_zero() {
-        problems.add(path, "must be longer than nothing");
-        return None;
-    }
-    Some(length)
 }
 
 /// An authority signs until a sixth of its life, or seven days, is left; an SVID that lives longer

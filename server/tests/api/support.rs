@@ -22,6 +22,7 @@ use proto::spire::server::entry::{BatchCreateEntryRequest, batch_create_entry_re
 use proto::spire::types;
 use rcgen::{CertificateParams, KeyPair};
 use runtime::clock::Clock;
+use runtime::config::HostPort;
 use runtime::metrics::Metrics;
 use runtime::readiness::Readiness;
 use runtime::shutdown::{Reason, Shutdown, ShutdownTrigger};
@@ -30,7 +31,7 @@ use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, Server
 use rustls::crypto::{CryptoProvider, aws_lc_rs, verify_tls13_signature};
 use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, Error, SignatureScheme};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName, UnixTime};
-use server::config::{Config, HostPort, KeysConfig, StoreConfig};
+use server::config::{Config, KeysConfig, StoreConfig};
 use server::{Deps, Handle, StartError};
 use tempfile::TempDir;
 use tokio::net::{TcpStream, UnixStream};

@@ -4,6 +4,7 @@ use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 
 use super::*;
+use crate::config::HostPort;
 
 fn folder() -> TempDir {
     tempfile::tempdir().unwrap()
@@ -109,5 +110,16 @@ fn a_port_in_use_is_refused_with_its_address() {
     let error = bind_tcp(bound.addr()).unwrap_err();
     assert_eq!(error.reason(), "tcp_bind");
     assert!(error.to_string().contains(&bound.addr().to_string()));
-    assert_ne!(bind_host("localhost", 0).unwrap().addr().port(), 0);
+}
+
+#[tokio::test]
+async fn a_host_is_refused_as_soon_as_one_of_its_ports_is_in_use() {
+    let mut address = HostPort {
+        host: "localhost".to_owned(),
+        port: 0,
+    };
+    let bound = bind_host(&address).await.unwrap();
+    address.port = bound.addr().port();
+    assert_ne!(address.port, 0);
+    assert_eq!(bind_host(&address).await.unwrap_err().reason(), "tcp_bind");
 }
