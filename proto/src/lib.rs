@@ -76,6 +76,12 @@ generated!(
     "kubernetes.core.v1"
 );
 
+generated!(
+    /// What a kubelet tells of the pods on its node.
+    pods,
+    "v1alpha1"
+);
+
 /// Signet's own services.
 pub mod signet {
     generated!(

@@ -75,6 +75,7 @@ fn every_proto_file_is_compiled() {
             "csi/csi.proto",
             "kubelet/pluginregistration.proto",
             "kubelet/pod.proto",
+            "kubelet/pods.proto",
             "signet/node/v1/node.proto",
             "signet/records/v1/records.proto",
             "spire/types.proto",
@@ -111,6 +112,7 @@ fn generate() -> BTreeMap<String, Vec<u8>> {
     rust(&["csi/csi.proto"], None, out.path());
     rust(&["kubelet/pluginregistration.proto"], None, out.path());
     rust(&["kubelet/pod.proto"], None, out.path());
+    rust(&["kubelet/pods.proto"], None, out.path());
     rust(&["spire/types.proto"], None, out.path());
     rust(SERVER_PROTOS, Some(types), out.path());
 

@@ -51,6 +51,7 @@ const CONFINED: &[(&[&str], &[&str])] = &[
             "proto::csi",
             "proto::pluginregistration",
             "proto::pod",
+            "proto::pods",
             "proto::signet",
         ],
         EDGES,
