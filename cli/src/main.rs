@@ -12,6 +12,7 @@ mod failure;
 mod flags;
 mod go;
 mod json;
+mod k8s;
 mod life;
 mod program;
 mod rpc;
@@ -38,6 +39,8 @@ fn main() -> anyhow::Result<ExitCode> {
     }
     let (called, args) = words.split_first().context("the program has no name")?;
     let name = Path::new(called).file_name().and_then(|name| name.to_str());
+    let name = name.unwrap_or_default();
+    program::prepare(name, args)?;
     let mut session = Session {
         program: called.clone(),
         console: Console::process(),
@@ -51,7 +54,7 @@ fn main() -> anyhow::Result<ExitCode> {
         .enable_all()
         .build()
         .context("could not start the runtime")?;
-    let code = runtime.block_on(program::run(name.unwrap_or_default(), args, &mut session));
+    let code = runtime.block_on(program::run(name, args, &mut session));
     runtime.shutdown_background();
     Ok(ExitCode::from(code))
 }

@@ -5,11 +5,24 @@ use crate::console::tell;
 use crate::failure::Failure;
 use crate::flags::{FlagError, Values};
 use crate::session::Session;
-use crate::table::{Action, AgentAction, ServerAction};
-use crate::{admin, backup, daemon, dev, workload};
+use crate::table::{Action, AgentAction, K8sAction, ServerAction};
+use crate::{admin, backup, daemon, dev, k8s, workload};
 
 /// The version that `-version` prints.
 const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// Does what has to be done while there is no thread but the first.
+pub(crate) fn prepare(called: &str, args: &[String]) -> Result<(), Failure> {
+    let (program, rest) = Program::choose(called, args);
+    match program.route(rest) {
+        Route::Run(command, args) if command.action == Action::K8s(K8sAction::Csi) => {
+            let values = command.flags.parse(args);
+            // A command line that is not understood is told of later.
+            values.map_or(Ok(()), |values| k8s::prepare_csi(&values))
+        }
+        _ => Ok(()),
+    }
+}
 
 /// Runs the program under the name it was called by, and answers with its exit code.
 pub(crate) async fn run(called: &str, args: &[String], session: &mut Session) -> u8 {
@@ -63,6 +76,8 @@ fn misread(command: &Command, error: &FlagError, session: &mut Session) -> u8 {
 async fn perform(action: Action, session: &mut Session, values: &Values) -> Result<(), Failure> {
     match action {
         Action::Dev => dev::run(session, values).await,
+        Action::K8s(K8sAction::Csi) => k8s::run_csi(session, values).await,
+        Action::K8s(K8sAction::Healthcheck) => k8s::probe(session, values).await,
         Action::Agent(AgentAction::Run) => daemon::agent::run(session, values).await,
         Action::Agent(AgentAction::Validate) => daemon::agent::validate(session, values),
         Action::Agent(action) => workload::run(action, session, values).await,

@@ -4,6 +4,7 @@
 //! was recorded of them, and a test compares.
 
 mod agent;
+mod k8s;
 mod server;
 
 use crate::command::{Command, Manners};
@@ -15,6 +16,14 @@ pub(crate) enum Action {
     Dev,
     Server(ServerAction),
     Agent(AgentAction),
+    K8s(K8sAction),
+}
+
+/// What a command for nodes of Kubernetes does.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum K8sAction {
+    Csi,
+    Healthcheck,
 }
 
 /// What a command of the server's half does.
@@ -56,13 +65,16 @@ pub(crate) enum AgentAction {
 /// The groups of `signet` itself.
 pub(crate) const GROUPS: &[(&str, &str)] = &[
     ("agent", "Runs and asks an agent"),
+    ("k8s", "Runs what the nodes of a Kubernetes cluster need"),
     ("server", "Runs and asks a server"),
 ];
 
 /// The table.
 pub(crate) fn commands() -> impl Iterator<Item = &'static Command> {
     let own = std::iter::once(&DEV);
-    own.chain(agent::COMMANDS).chain(server::COMMANDS)
+    own.chain(agent::COMMANDS)
+        .chain(k8s::COMMANDS)
+        .chain(server::COMMANDS)
 }
 
 static DEV: Command = Command {

@@ -134,7 +134,7 @@ pub mod volumes_client {
         /// again; meanwhile the agent keeps what it was told, since the volumes are still there.
         ///
         /// The newest stream is the one that counts: an older one that is still open ends with ABORTED.
-        /// The agent answers every message, in order, once it has taken effect.
+        /// The agent answers when messages have taken effect; one answer may stand for several.
         pub async fn report(
             &mut self,
             request: impl tonic::IntoStreamingRequest<Message = super::ReportRequest>,
@@ -188,7 +188,7 @@ pub mod volumes_server {
         /// again; meanwhile the agent keeps what it was told, since the volumes are still there.
         ///
         /// The newest stream is the one that counts: an older one that is still open ends with ABORTED.
-        /// The agent answers every message, in order, once it has taken effect.
+        /// The agent answers when messages have taken effect; one answer may stand for several.
         async fn report(
             &self,
             request: tonic::Request<tonic::Streaming<super::ReportRequest>>,

@@ -1,0 +1,3 @@
+//! What Signet runs on Kubernetes beside its server and agents.
+
+pub mod csi;
