@@ -1,6 +1,11 @@
 //! Public keys, and the checking of signatures.
 
-use std::{fmt, sync::Arc};
+use std::{
+    fmt,
+    hash::{Hash, Hasher},
+    ptr,
+    sync::Arc,
+};
 
 use aws_lc_rs::{
     digest::{SHA1_FOR_LEGACY_USE_ONLY, digest},
@@ -34,19 +39,19 @@ const P521: Oid<'static> = oid!(1.3.132.0.35);
 /// A public key that signatures can be checked with. Cheap to clone.
 ///
 /// Equal when its SubjectPublicKeyInfo is, which is kept in canonical DER.
-#[derive(Clone, Eq, Hash, PartialEq)]
+#[derive(Clone)]
 pub struct PublicKey(Arc<Inner>);
 
-#[derive(Eq, Hash, PartialEq)]
 struct Inner {
     spki: Vec<u8>,
+    // Of `some_verifier`. To read a key again costs a tenth of checking a signature with it.
+    parsed: ParsedPublicKey,
     algorithm: KeyAlgorithm,
     subject_key_id: [u8; 20],
     material: Material,
 }
 
 /// The numbers of a key, big-endian, as a JWK needs them (RFC 7518 6).
-#[derive(Eq, Hash, PartialEq)]
 pub(crate) enum Material {
     /// Both coordinates, as long as the curve's field.
     Ec { x: Vec<u8>, y: Vec<u8> },
@@ -72,8 +77,7 @@ impl PublicKey {
         let (algorithm, material) = read_material(&spki)?;
         let parsed =
             ParsedPublicKey::new(some_verifier(algorithm), der).or(Err(KeyError::Malformed))?;
-        let canonical = parsed.as_der().or(Err(KeyError::Malformed))?;
-        if canonical.as_ref() != der {
+        if !is_canonical(der, &spki, algorithm, &parsed) {
             return Err(KeyError::Malformed);
         }
         // RFC 5280 4.2.1.2, method 1: SHA-1 of the bit string. SPIRE names authorities by it.
@@ -85,6 +89,7 @@ impl PublicKey {
             .for_each(|(to, from)| *to = *from);
         Ok(Self(Arc::new(Inner {
             spki: der.to_vec(),
+            parsed,
             algorithm,
             subject_key_id,
             material,
@@ -159,9 +164,26 @@ impl PublicKey {
         signature: &[u8],
     ) -> Result<(), KeyError> {
         let verifier = scheme.verifier(self.0.algorithm).ok_or(KeyError::Scheme)?;
-        UnparsedPublicKey::new(verifier, &self.0.spki)
-            .verify(message, signature)
-            .or(Err(KeyError::Signature))
+        let verified = if ptr::addr_eq(verifier, some_verifier(self.0.algorithm)) {
+            self.0.parsed.verify_sig(message, signature)
+        } else {
+            UnparsedPublicKey::new(verifier, &self.0.spki).verify(message, signature)
+        };
+        verified.or(Err(KeyError::Signature))
+    }
+}
+
+impl PartialEq for PublicKey {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.spki == other.0.spki
+    }
+}
+
+impl Eq for PublicKey {}
+
+impl Hash for PublicKey {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.0.spki.hash(state);
     }
 }
 
@@ -216,6 +238,35 @@ fn read_material(spki: &SubjectPublicKeyInfo<'_>) -> Result<(KeyAlgorithm, Mater
             y: y.to_vec(),
         },
     ))
+}
+
+/// Whether `der` is the one encoding of the key.
+///
+/// A key on a curve has a fixed head and its point, in the form that [`read_material`] takes alone; the
+/// library would compute the point anew to write it, at a tenth of the price of checking a signature.
+fn is_canonical(
+    der: &[u8],
+    spki: &SubjectPublicKeyInfo<'_>,
+    algorithm: KeyAlgorithm,
+    parsed: &ParsedPublicKey,
+) -> bool {
+    let head: &[u8] = match algorithm {
+        KeyAlgorithm::EcP256 => {
+            b"\x30\x59\x30\x13\x06\x07\x2a\x86\x48\xce\x3d\x02\x01\x06\x08\x2a\x86\x48\xce\x3d\x03\x01\x07\x03\x42\x00"
+        }
+        KeyAlgorithm::EcP384 => {
+            b"\x30\x76\x30\x10\x06\x07\x2a\x86\x48\xce\x3d\x02\x01\x06\x05\x2b\x81\x04\x00\x22\x03\x62\x00"
+        }
+        KeyAlgorithm::EcP521 => {
+            b"\x30\x81\x9b\x30\x10\x06\x07\x2a\x86\x48\xce\x3d\x02\x01\x06\x05\x2b\x81\x04\x00\x23\x03\x81\x86\x00"
+        }
+        KeyAlgorithm::Rsa(_) | KeyAlgorithm::Ed25519 => {
+            return parsed
+                .as_der()
+                .is_ok_and(|canonical| canonical.as_ref() == der);
+        }
+    };
+    der.strip_prefix(head) == Some(spki.subject_public_key.data.as_ref())
 }
 
 fn read_rsa(spki: &SubjectPublicKeyInfo<'_>) -> Result<(KeyAlgorithm, Material), KeyError> {
