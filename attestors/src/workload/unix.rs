@@ -11,14 +11,15 @@
 use std::sync::Arc;
 
 use identity::selector::{Selector, SelectorError, Selectors};
-use nix::unistd::{Gid, Group, Uid, User};
 use runtime::unix::Peer;
 
 use self::executable::{Executable, ExecutableError};
+use self::names::{Id, Named, Names};
 use self::status::{Status, StatusError};
 use super::{Denial, Verdict};
 
 pub mod executable;
+mod names;
 pub mod status;
 
 /// The name of this attestor in configuration, and the kind of its selectors.
@@ -34,33 +35,38 @@ pub struct Options {
     pub workload_size_limit: i64,
 }
 
-/// The attestor. Clones share one memory of digests.
+/// The attestor. Clones share one memory of digests and names.
 #[derive(Clone, Debug)]
 pub struct Unix {
     options: Options,
     digests: Arc<executable::Digests>,
+    names: Arc<Names>,
 }
 
 impl Unix {
-    /// An attestor that remembers no digest yet.
+    /// An attestor that remembers nothing yet.
     #[must_use]
     pub fn new(options: Options) -> Self {
         Self {
             options,
             digests: Arc::default(),
+            names: Arc::default(),
         }
     }
 
-    /// Looks at a process, away from the threads that serve sockets: user and group names may come
-    /// from a directory on the network.
+    /// Looks at a process, away from the threads that serve sockets if it may take long: names may
+    /// come from a directory on the network, and programs are large.
     pub async fn attest(&self, peer: &Arc<Peer>) -> Result<Verdict, UnixError> {
+        if let Some(verdict) = self.glance(peer) {
+            return Ok(verdict);
+        }
         let (unix, peer) = (self.clone(), Arc::clone(peer));
         tokio::task::spawn_blocking(move || unix.look(&peer))
             .await
             .map_err(UnixError::Interrupted)?
     }
 
-    /// The same, on this thread.
+    /// Looks at a process, on this thread, for as long as it takes.
     pub fn look(&self, peer: &Peer) -> Result<Verdict, UnixError> {
         match self.selectors(peer) {
             Ok(verdict) => Ok(verdict),
@@ -70,15 +76,24 @@ impl Unix {
         }
     }
 
-    fn selectors(&self, peer: &Peer) -> Result<Verdict, UnixError> {
-        let text = peer
-            .proc_file("status", status::MAX_BYTES)
-            .map_err(UnixError::Read)?;
-        let status = Status::parse(&text)?;
-        if (status.uid, status.gid) != (peer.uid(), peer.gid()) {
-            return Ok(Verdict::Denied(Denial::CredentialsChanged));
+    /// The same, if it takes no more than a read of the kernel's memory.
+    fn glance(&self, peer: &Peer) -> Option<Verdict> {
+        if self.options.discover_workload_path {
+            return None;
         }
-        let mut found = ids(&status)?;
+        // Whatever goes wrong here goes wrong again, and is told then.
+        let status = own_status(peer).ok()??;
+        let named = self.names.remembered(&named_ids(&status))?;
+        let found = ids(&status, &named).ok()?;
+        peer.is_alive()
+            .then(|| Verdict::Attested(found.into_iter().collect()))
+    }
+
+    fn selectors(&self, peer: &Peer) -> Result<Verdict, UnixError> {
+        let Some(status) = own_status(peer)? else {
+            return Ok(Verdict::Denied(Denial::CredentialsChanged));
+        };
+        let mut found = ids(&status, &self.names.ask(&named_ids(&status)))?;
         if self.options.discover_workload_path {
             let Some(program) = self.executable(peer)? else {
                 return Ok(Verdict::Denied(Denial::ExecutableChanged));
@@ -106,28 +121,40 @@ impl Unix {
     }
 }
 
-fn ids(status: &Status) -> Result<Vec<Selector>, UnixError> {
-    let mut found = vec![selector("uid", &status.uid.to_string())?];
-    if let Ok(Some(user)) = User::from_uid(Uid::from_raw(status.uid)) {
-        found.push(selector("user", &user.name)?);
-    }
-    found.push(selector("gid", &status.gid.to_string())?);
-    if let Some(name) = group_name(status.gid) {
-        found.push(selector("group", &name)?);
-    }
-    for &group in &status.groups {
-        found.push(selector("supplementary_gid", &group.to_string())?);
-        if let Some(name) = group_name(group) {
-            found.push(selector("supplementary_group", &name)?);
-        }
-    }
-    Ok(found)
+/// The status of a process that still has the ids with which it connected.
+fn own_status(peer: &Peer) -> Result<Option<Status>, UnixError> {
+    let text = peer
+        .proc_file("status", status::MAX_BYTES)
+        .map_err(UnixError::Read)?;
+    let status = Status::parse(&text)?;
+    let is_own = (status.uid, status.gid) == (peer.uid(), peer.gid());
+    Ok(is_own.then_some(status))
 }
 
-/// An id without a name, or whose name cannot be had now, gives no selector.
-fn group_name(gid: u32) -> Option<String> {
-    let group = Group::from_gid(Gid::from_raw(gid)).ok().flatten()?;
-    Some(group.name)
+fn named_ids(status: &Status) -> Vec<Id> {
+    let groups = std::iter::once(&status.gid).chain(&status.groups);
+    std::iter::once(Id::User(status.uid))
+        .chain(groups.map(|&gid| Id::Group(gid)))
+        .collect()
+}
+
+/// An id without a name, or whose name cannot be had now, gives one selector and not two.
+fn ids(status: &Status, named: &Named) -> Result<Vec<Selector>, UnixError> {
+    let mut found = Vec::new();
+    let mut add = |id: Id, number: (&str, u32), name: &str| -> Result<(), UnixError> {
+        found.push(selector(number.0, &number.1.to_string())?);
+        if let Some(Some(text)) = named.get(&id) {
+            found.push(selector(name, text)?);
+        }
+        Ok(())
+    };
+    add(Id::User(status.uid), ("uid", status.uid), "user")?;
+    add(Id::Group(status.gid), ("gid", status.gid), "group")?;
+    for &group in &status.groups {
+        let number = ("supplementary_gid", group);
+        add(Id::Group(group), number, "supplementary_group")?;
+    }
+    Ok(found)
 }
 
 fn selector(name: &str, value: &str) -> Result<Selector, UnixError> {

@@ -12,6 +12,9 @@ use nix::sys::stat::Mode;
 /// `/proc/PID/stat` is one line of 52 numbers and a name of at most 64 bytes.
 const MAX_STAT: usize = 4096;
 
+/// Most files of a process are shorter.
+const USUAL_BYTES: usize = 2048;
+
 /// Leave to look below `/proc/PID`, whoever has that pid later: the kernel answers "no such
 /// process" below the directory of a process that is gone.
 #[derive(Debug)]
@@ -27,7 +30,8 @@ impl ProcDir {
     pub(super) fn read(&self, name: &str, max: usize) -> io::Result<Vec<u8>> {
         let file = self.open_below(name, OFlag::O_NOFOLLOW)?;
         let limit = u64::try_from(max).unwrap_or(u64::MAX);
-        let mut bytes = Vec::new();
+        // The kernel writes most of these texts in one piece, if there is room for it.
+        let mut bytes = Vec::with_capacity(USUAL_BYTES);
         // One byte more than allowed tells "too large" from "exactly as large".
         file.take(limit.saturating_add(1)).read_to_end(&mut bytes)?;
         if bytes.len() > max {

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use nix::unistd::{getegid, geteuid};
+use nix::unistd::{Group, User, getegid, geteuid};
 use tokio::net::UnixStream;
 
 use super::*;
@@ -38,6 +38,35 @@ async fn ids_and_names_are_always_there() {
     }
     let program = |value: &String| value.contains(":path:") || value.contains(":sha256:");
     assert!(!found.iter().any(program));
+}
+
+#[tokio::test]
+async fn a_second_look_asks_nobody_for_names_and_finds_the_same() {
+    let (unix, peer) = (Unix::new(Options::default()), own_peer());
+    assert_eq!(unix.glance(&peer), None);
+    let first = unix.attest(&peer).await.unwrap();
+    assert_eq!(unix.glance(&peer), Some(first.clone()));
+    assert_eq!(unix.attest(&peer).await.unwrap(), first);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_name_is_asked_for_again_after_a_while() {
+    let (unix, peer) = (Unix::new(Options::default()), own_peer());
+    unix.look(&peer).unwrap();
+    assert!(unix.glance(&peer).is_some());
+    tokio::time::advance(std::time::Duration::from_secs(10)).await;
+    assert_eq!(unix.glance(&peer), None);
+}
+
+#[tokio::test]
+async fn a_look_at_the_program_is_never_done_in_passing() {
+    let options = Options {
+        discover_workload_path: true,
+        workload_size_limit: 0,
+    };
+    let (unix, peer) = (Unix::new(options), own_peer());
+    unix.look(&peer).unwrap();
+    assert_eq!(unix.glance(&peer), None);
 }
 
 #[tokio::test]
