@@ -35,7 +35,7 @@ pub(crate) fn rows() -> Vec<Row> {
     vec![
         Row::limit("4 KiB written and fsynced, by the wall", sync, " us"),
         Row {
-            name: "Store::commit, 64 writers with guard keys, of one writer's 64-record batches",
+            name: "Store::commit, 64 writers, of one writer's batches of 64; a record with its guard key each",
             goal: Goal::AtLeast(0.7),
             measured: alone / together,
             unit: "",
@@ -66,19 +66,17 @@ fn each(time: Duration, count: usize) -> f64 {
     crate::cost::micros(time) / f64::from(count)
 }
 
-/// The time of one record among 64 that are committed at once, without guards.
+/// The time of one entry among 64 that are committed at once.
 async fn one_writer(store: &Store) -> f64 {
     let start = wall();
     for batch in 0..COMMITS {
-        let txn = (0..WRITERS).fold(Txn::new(), |txn, record| {
-            txn.put(key("alone", batch, record), RECORD.to_vec())
-        });
+        let txn = (0..WRITERS).fold(Txn::new(), |txn, record| entry(txn, "alone", batch, record));
         made(&store.commit(txn).await.unwrap());
     }
     each(start.elapsed(), COMMITS * WRITERS)
 }
 
-/// The time of one record, each with its guard, from 64 tasks that wait for every commit.
+/// The time of one entry, from 64 tasks that wait for every commit.
 async fn many_writers(store: &Store) -> f64 {
     let start = wall();
     let mut writers = JoinSet::new();
@@ -86,13 +84,7 @@ async fn many_writers(store: &Store) -> f64 {
         let store = store.clone();
         writers.spawn(async move {
             for commit in 0..COMMITS {
-                let entry = key("together", commit, writer);
-                let guard = Key::entry_unique(format_args!("{commit:032}{writer:032}"));
-                let txn = Txn::new()
-                    .expect(entry.clone(), Expect::Absent)
-                    .expect(guard.clone(), Expect::Absent)
-                    .put(guard, entry.name().to_owned())
-                    .put(entry, RECORD.to_vec());
+                let txn = entry(Txn::new(), "together", commit, writer);
                 made(&store.commit(txn).await.unwrap());
             }
         });
@@ -101,8 +93,15 @@ async fn many_writers(store: &Store) -> f64 {
     each(start.elapsed(), COMMITS * WRITERS)
 }
 
-fn key(writer: &str, batch: usize, record: usize) -> Key {
-    Key::entry(format_args!("{writer}-{batch:08}-{record:08}"))
+/// Adds what a new entry is to the store: its record, the guard key that keeps it the only one of its
+/// kind, and that neither is there yet.
+fn entry(txn: Txn, writer: &str, batch: usize, record: usize) -> Txn {
+    let key = Key::entry(format_args!("{writer}-{batch:08}-{record:08}"));
+    let guard = Key::entry_unique(format_args!("{writer}-{batch:028}{record:028}"));
+    txn.expect(key.clone(), Expect::Absent)
+        .expect(guard.clone(), Expect::Absent)
+        .put(guard, key.name().to_owned())
+        .put(key, RECORD.to_vec())
 }
 
 fn made(outcome: &Committed) {

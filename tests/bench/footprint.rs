@@ -54,7 +54,10 @@ pub(crate) fn rows() -> Vec<Row> {
 }
 
 fn idle(make: Make) -> [Memory; 2] {
-    let domain = Plan::new(make).key(r#"log_level = "INFO""#).start();
+    let domain = Plan::new(make)
+        .ids_alone()
+        .key(r#"log_level = "INFO""#)
+        .start();
     pause(IDLE);
     let server = memory_of(&domain.server);
     let agent = domain.agent_with(make, r#"log_level = "INFO""#);

@@ -14,6 +14,7 @@
     reason = "a measurement that goes wrong has no result to give"
 )]
 
+mod bare;
 mod commit;
 mod cost;
 mod fetch;
@@ -37,8 +38,8 @@ const ROOMS: [(&str, Measure); 4] = [
 fn main() {
     let words: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
-    if let ["bare", socket] = words.as_slice() {
-        return fetch::serve_bare(Path::new(socket));
+    if let ["bare", socket, message] = words.as_slice() {
+        return bare::serve(Path::new(socket), Path::new(message));
     }
     let (flags, rooms): (Vec<&str>, Vec<&str>) =
         words.iter().partition(|word| word.starts_with('-'));

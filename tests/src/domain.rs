@@ -18,6 +18,8 @@ pub struct Plan {
     pub server: Make,
     /// Lines for the block `server`, such as `ca_ttl = "1h"`.
     pub server_keys: String,
+    /// Whether agents look at the programs of their callers, and not at their ids alone.
+    pub discover_workload_path: bool,
 }
 
 impl Plan {
@@ -26,7 +28,14 @@ impl Plan {
             trust_domain: "example.org".to_owned(),
             server,
             server_keys: String::new(),
+            discover_workload_path: true,
         }
+    }
+
+    /// Lets agents look at the ids of their callers alone, as they do by default.
+    pub fn ids_alone(mut self) -> Self {
+        self.discover_workload_path = false;
+        self
     }
 
     pub fn trust_domain(mut self, name: &str) -> Self {
@@ -168,13 +177,7 @@ impl Domain {
         let folder = open_folder(agents);
         let bundle = self.folder().join("bundle.pem");
         std::fs::write(&bundle, self.cli(&["bundle", "show"]).success()).unwrap();
-        write_agent_config(
-            &self.plan.trust_domain,
-            self.port,
-            &bundle,
-            folder.path(),
-            keys,
-        );
+        write_agent_config(&self.plan, self.port, &bundle, folder.path(), keys);
         let id = format!(
             "spiffe://{}/spire/agent/join_token/{token}",
             self.plan.trust_domain
@@ -325,8 +328,13 @@ plugins {{
     std::fs::write(folder.join("server.conf"), text).unwrap();
 }
 
-fn write_agent_config(trust_domain: &str, port: u16, bundle: &Path, folder: &Path, keys: &str) {
+fn write_agent_config(plan: &Plan, port: u16, bundle: &Path, folder: &Path, keys: &str) {
     let (folder_name, bundle) = (folder.display(), bundle.display());
+    let Plan {
+        trust_domain,
+        discover_workload_path,
+        ..
+    } = plan;
     let text = format!(
         r#"agent {{
     server_address = "127.0.0.1"
@@ -341,7 +349,7 @@ fn write_agent_config(trust_domain: &str, port: u16, bundle: &Path, folder: &Pat
 plugins {{
     KeyManager "disk" {{ plugin_data {{ directory = "{folder_name}/data" }} }}
     NodeAttestor "join_token" {{ plugin_data {{}} }}
-    WorkloadAttestor "unix" {{ plugin_data {{ discover_workload_path = true }} }}
+    WorkloadAttestor "unix" {{ plugin_data {{ discover_workload_path = {discover_workload_path} }} }}
 }}
 "#
     );
