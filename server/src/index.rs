@@ -135,6 +135,11 @@ impl Index {
         self.wait_until(|reached| reached > revision).await
     }
 
+    /// Tells of each new revision, once its snapshot is there.
+    pub(crate) fn revisions(&self) -> watch::Receiver<Revision> {
+        self.inner.reached.subscribe()
+    }
+
     /// Whether the feed broke off; then nothing newer will be seen until a restart.
     pub(crate) fn is_stalled(&self) -> bool {
         self.inner.stalled.load(Ordering::Relaxed)

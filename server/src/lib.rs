@@ -8,6 +8,7 @@ pub mod config;
 mod housekeeping;
 mod index;
 pub mod keys;
+pub mod publish;
 mod records;
 mod server;
 pub mod store;

@@ -38,6 +38,13 @@ impl Jwk {
     pub(super) fn of_x509(authority: &X509Authority) -> Self {
         Self {
             usage: Some("x509-svid"),
+            ..Self::of_x509_without_use(authority)
+        }
+    }
+
+    /// For readers who know RFC 7517 alone.
+    pub(super) fn of_x509_without_use(authority: &X509Authority) -> Self {
+        Self {
             x5c: Some([STANDARD.encode(authority.certificate.der())]),
             ..Self::of_key(authority.certificate.public_key())
         }

@@ -37,6 +37,18 @@ impl Bundle {
         to_text(&document)
     }
 
+    /// All authorities as a plain JWK Set (RFC 7517 5): keys without a `use`, and nothing else that
+    /// SPIFFE adds.
+    pub fn plain_jwks_json(&self) -> String {
+        let x509 = self.x509_authorities.iter().map(Jwk::of_x509_without_use);
+        let jwt = self.jwt_authorities.iter().map(Jwk::of_jwt_without_use);
+        to_text(&Document {
+            keys: x509.chain(jwt).collect(),
+            spiffe_sequence: 0,
+            spiffe_refresh_hint: 0,
+        })
+    }
+
     /// The JWT authorities alone, as the Workload API carries them: a JWK Set whose keys have a
     /// `kid`, and no `use`.
     pub fn jwks_json(&self) -> String {

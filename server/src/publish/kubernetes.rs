@@ -1,0 +1,350 @@
+//! Writing to the API server of a Kubernetes cluster.
+//!
+//! Every write is of what differs, and against the version that was read: two servers, or a server
+//! and an operator, never overwrite each other blindly.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use identity::bundle::Bundle;
+use k8s_openapi::ByteString;
+use k8s_openapi::api::admissionregistration::v1::{
+    MutatingWebhookConfiguration, ValidatingWebhookConfiguration,
+};
+use k8s_openapi::api::core::v1::ConfigMap;
+use k8s_openapi::kube_aggregator::pkg::apis::apiregistration::v1::APIService;
+use kube::api::{ListParams, Patch, PatchParams};
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::{Api, Client, Config, Resource, ResourceExt};
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+
+use super::{ConfigMapRef, Format, Place};
+
+/// SPIRE's name as an owner of fields, so that either program may follow the other.
+const FIELD_MANAGER: &str = "spire-bundlepublisher-k8s_configmap";
+/// The end of an API call that is not answered.
+const CALL: Duration = Duration::from_secs(10);
+/// How often a write is tried against other writers.
+const MAX_TRIES: usize = 5;
+/// HTTP's answer to a write that was based on an old version.
+const CONFLICT: u16 = 409;
+
+/// Why there is no way to an API server: a setting is wrong.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    #[error("could not use the kubeconfig file `{}`", path.display())]
+    Kubeconfig {
+        path: PathBuf,
+        #[source]
+        source: Box<kube::config::KubeconfigError>,
+    },
+    #[error(
+        "could not use the service account of this pod; outside of a cluster, set the path of a kubeconfig file"
+    )]
+    InCluster(#[source] Box<kube::config::InClusterError>),
+    #[error("could not set up a client of the Kubernetes API")]
+    Client(#[source] Box<kube::Error>),
+}
+
+impl ConnectError {
+    /// A stable label for metrics and logs.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Kubeconfig { .. } => "kubeconfig",
+            Self::InCluster(_) => "kubernetes_in_cluster",
+            Self::Client(_) => "kubernetes_client",
+        }
+    }
+}
+
+/// Why a write failed.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum WriteError {
+    #[error("the Kubernetes API did not let us {verb} the {object}")]
+    Api {
+        verb: &'static str,
+        object: String,
+        #[source]
+        source: Box<kube::Error>,
+    },
+    #[error("the Kubernetes API did not answer in time")]
+    Deadline,
+    #[error("the {object} is changed by others without end")]
+    Contended { object: String },
+    #[error(
+        "there is no {object}; create it, and let this server `get` and `patch` it (`k8s_configmap` makes it itself)"
+    )]
+    Missing { object: String },
+}
+
+impl WriteError {
+    /// A stable label for metrics and logs.
+    pub(super) fn reason(&self) -> &'static str {
+        match self {
+            Self::Api { source, .. } => match source.as_ref() {
+                kube::Error::Api(status) if status.code == 403 => "kubernetes_forbidden",
+                kube::Error::Api(status) if status.code == 401 => "kubernetes_unauthorized",
+                kube::Error::Api(_) => "kubernetes_refused",
+                _ => "kubernetes_unreachable",
+            },
+            Self::Deadline => "kubernetes_deadline",
+            Self::Contended { .. } => "kubernetes_contended",
+            Self::Missing { .. } => "kubernetes_missing",
+        }
+    }
+}
+
+/// A way to one API server.
+#[derive(Clone)]
+pub struct Connection {
+    client: Client,
+}
+
+impl fmt::Debug for Connection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Connection")
+    }
+}
+
+impl Connection {
+    /// Reads the credentials; the API server itself is not asked yet.
+    pub async fn new(kubeconfig: Option<&Path>) -> Result<Self, ConnectError> {
+        let mut config = match kubeconfig {
+            None => {
+                Config::incluster().map_err(|source| ConnectError::InCluster(Box::new(source)))?
+            }
+            Some(path) => from_file(path).await?,
+        };
+        config.connect_timeout = Some(CALL);
+        config.read_timeout = Some(CALL);
+        config.write_timeout = Some(CALL);
+        let client =
+            Client::try_from(config).map_err(|source| ConnectError::Client(Box::new(source)))?;
+        Ok(Self { client })
+    }
+
+    #[cfg(test)]
+    pub(super) fn over(client: Client) -> Self {
+        Self { client }
+    }
+
+    /// Puts the bundle where it differs. Returns the number of objects that were written.
+    pub(super) async fn write(&self, place: &Place, bundle: &Bundle) -> Result<usize, WriteError> {
+        match place {
+            Place::Applied(map, format) => self.apply(map, format.write(bundle)).await,
+            Place::Patched(map) => self.patch(map, Format::Pem.write(bundle)).await,
+            Place::Webhooks { label } => {
+                let pem = Format::Pem.write(bundle);
+                let validating = self
+                    .patch_labelled::<ValidatingWebhookConfiguration>(label, &pem)
+                    .await?;
+                let mutating = self
+                    .patch_labelled::<MutatingWebhookConfiguration>(label, &pem)
+                    .await?;
+                Ok(validating.saturating_add(mutating))
+            }
+            Place::ApiServices { label } => {
+                self.patch_labelled::<APIService>(label, &Format::Pem.write(bundle))
+                    .await
+            }
+        }
+    }
+
+    /// Server-side apply: makes the ConfigMap if it is missing, and owns one key of it.
+    async fn apply(&self, map: &ConfigMapRef, text: String) -> Result<usize, WriteError> {
+        let api: Api<ConfigMap> = Api::namespaced(self.client.clone(), &map.namespace);
+        let found = call("get", map, api.get_opt(&map.name)).await?;
+        if found.is_some_and(|found| value(&found, map) == Some(&text)) {
+            return Ok(0);
+        }
+        let patch = json!({
+            "apiVersion": "v1",
+            "kind": "ConfigMap",
+            "metadata": { "name": map.name, "namespace": map.namespace },
+            "data": { (map.key.as_str()): text },
+        });
+        let params = PatchParams::apply(FIELD_MANAGER);
+        call(
+            "apply",
+            map,
+            api.patch(&map.name, &params, &Patch::Apply(patch)),
+        )
+        .await?;
+        Ok(1)
+    }
+
+    /// Changes one key of a ConfigMap that is there.
+    async fn patch(&self, map: &ConfigMapRef, text: String) -> Result<usize, WriteError> {
+        let api: Api<ConfigMap> = Api::namespaced(self.client.clone(), &map.namespace);
+        for _ in 0..MAX_TRIES {
+            let found = call("get", map, api.get_opt(&map.name)).await?;
+            let found = found.ok_or_else(|| WriteError::Missing {
+                object: map.to_string(),
+            })?;
+            if value(&found, map) == Some(&text) {
+                return Ok(0);
+            }
+            let patch = json!({
+                "metadata": { "resourceVersion": found.resource_version() },
+                "data": { (map.key.as_str()): text },
+            });
+            if patched(&api, &map.name, map, patch).await? {
+                return Ok(1);
+            }
+        }
+        Err(WriteError::Contended {
+            object: map.to_string(),
+        })
+    }
+
+    async fn patch_labelled<K>(&self, label: &str, pem: &str) -> Result<usize, WriteError>
+    where
+        K: CaBundle,
+    {
+        let api: Api<K> = Api::all(self.client.clone());
+        let params = ListParams::default().labels(&format!("{label}=true"));
+        let kind = K::kind(&());
+        let found = call("list", &kind, api.list(&params)).await?;
+        let mut written: usize = 0;
+        let mut failure = None;
+        for object in found {
+            match patch_one(&api, object, pem).await {
+                Ok(count) => written = written.saturating_add(count),
+                // The others get theirs all the same.
+                Err(error) => failure = Some(error),
+            }
+        }
+        failure.map_or(Ok(written), Err)
+    }
+}
+
+async fn patch_one<K: CaBundle>(api: &Api<K>, object: K, pem: &str) -> Result<usize, WriteError> {
+    let name = object.name_any();
+    let what = format!("{} {name}", K::kind(&()));
+    let mut object = object;
+    for _ in 0..MAX_TRIES {
+        let Some(mut patch) = object.patch_for(pem) else {
+            return Ok(0);
+        };
+        if let Some(patch) = patch.as_object_mut() {
+            let version = json!({ "resourceVersion": object.resource_version() });
+            patch.insert("metadata".to_owned(), version);
+        }
+        if patched(api, &name, &what, patch).await? {
+            return Ok(1);
+        }
+        match call("get", &what, api.get_opt(&name)).await? {
+            Some(newer) => object = newer,
+            None => return Ok(0),
+        }
+    }
+    Err(WriteError::Contended { object: what })
+}
+
+/// Whether the patch was taken; not so if somebody else was faster.
+async fn patched<K>(
+    api: &Api<K>,
+    name: &str,
+    object: &impl fmt::Display,
+    patch: Value,
+) -> Result<bool, WriteError>
+where
+    K: Clone + fmt::Debug + DeserializeOwned,
+{
+    let patch = Patch::Strategic(patch);
+    let params = PatchParams::default();
+    match call("patch", object, api.patch(name, &params, &patch)).await {
+        Ok(_) => Ok(true),
+        Err(WriteError::Api { source, .. }) if is_conflict(&source) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+fn is_conflict(error: &kube::Error) -> bool {
+    matches!(error, kube::Error::Api(status) if status.code == CONFLICT)
+}
+
+async fn call<T>(
+    verb: &'static str,
+    object: &impl fmt::Display,
+    call: impl Future<Output = Result<T, kube::Error>>,
+) -> Result<T, WriteError> {
+    match tokio::time::timeout(CALL, call).await {
+        Err(_elapsed) => Err(WriteError::Deadline),
+        Ok(answer) => answer.map_err(|source| WriteError::Api {
+            verb,
+            object: object.to_string(),
+            source: Box::new(source),
+        }),
+    }
+}
+
+fn value<'a>(found: &'a ConfigMap, map: &ConfigMapRef) -> Option<&'a String> {
+    found.data.as_ref()?.get(&map.key)
+}
+
+impl fmt::Display for ConfigMapRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ConfigMap `{}/{}`", self.namespace, self.name)
+    }
+}
+
+async fn from_file(path: &Path) -> Result<Config, ConnectError> {
+    let failed = |source| ConnectError::Kubeconfig {
+        path: path.to_owned(),
+        source: Box::new(source),
+    };
+    let file = Kubeconfig::read_from(path).map_err(failed)?;
+    Config::from_custom_kubeconfig(file, &KubeConfigOptions::default())
+        .await
+        .map_err(failed)
+}
+
+/// An object that holds certificates to verify somebody by.
+trait CaBundle: Resource<DynamicType = ()> + Clone + fmt::Debug + DeserializeOwned {
+    /// The change that makes it hold `pem`, or nothing if it does.
+    fn patch_for(&self, pem: &str) -> Option<Value>;
+}
+
+impl CaBundle for ValidatingWebhookConfiguration {
+    fn patch_for(&self, pem: &str) -> Option<Value> {
+        let webhooks = self.webhooks.iter().flatten();
+        webhooks_patch(webhooks.map(|w| (&w.name, &w.client_config.ca_bundle)), pem)
+    }
+}
+
+impl CaBundle for MutatingWebhookConfiguration {
+    fn patch_for(&self, pem: &str) -> Option<Value> {
+        let webhooks = self.webhooks.iter().flatten();
+        webhooks_patch(webhooks.map(|w| (&w.name, &w.client_config.ca_bundle)), pem)
+    }
+}
+
+impl CaBundle for APIService {
+    fn patch_for(&self, pem: &str) -> Option<Value> {
+        let now = self.spec.as_ref().and_then(|spec| spec.ca_bundle.as_ref());
+        (!holds(now, pem)).then(|| json!({ "spec": { "caBundle": STANDARD.encode(pem) } }))
+    }
+}
+
+/// The list of webhooks is merged by name, so only those that differ are named.
+fn webhooks_patch<'a>(
+    webhooks: impl Iterator<Item = (&'a String, &'a Option<ByteString>)>,
+    pem: &str,
+) -> Option<Value> {
+    let stale: Vec<_> = webhooks
+        .filter(|(_, now)| !holds(now.as_ref(), pem))
+        .map(|(name, _)| {
+            json!({ "name": name, "clientConfig": { "caBundle": STANDARD.encode(pem) } })
+        })
+        .collect();
+    (!stale.is_empty()).then(|| json!({ "webhooks": stale }))
+}
+
+fn holds(now: Option<&ByteString>, pem: &str) -> bool {
+    now.is_some_and(|now| now.0 == pem.as_bytes())
+}
