@@ -10,16 +10,9 @@ use std::time::Duration;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use identity::bundle::Bundle;
-use k8s_openapi::ByteString;
-use k8s_openapi::api::admissionregistration::v1::{
-    MutatingWebhookConfiguration, ValidatingWebhookConfiguration,
-};
-use k8s_openapi::api::core::v1::ConfigMap;
-use k8s_openapi::kube_aggregator::pkg::apis::apiregistration::v1::APIService;
-use kube::api::{ListParams, Patch, PatchParams};
+use kube::api::{ApiResource, DynamicObject, GroupVersionKind, ListParams, Patch, PatchParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
-use kube::{Api, Client, Config, Resource, ResourceExt};
-use serde::de::DeserializeOwned;
+use kube::{Api, Client, Config, ResourceExt as _};
 use serde_json::{Value, json};
 
 use super::{ConfigMapRef, Format, Place};
@@ -139,26 +132,22 @@ impl Connection {
             Place::Patched(map) => self.patch(map, Format::Pem.write(bundle)).await,
             Place::Webhooks { label } => {
                 let pem = Format::Pem.write(bundle);
-                let validating = self
-                    .patch_labelled::<ValidatingWebhookConfiguration>(label, &pem)
-                    .await?;
-                let mutating = self
-                    .patch_labelled::<MutatingWebhookConfiguration>(label, &pem)
-                    .await?;
+                let validating = self.patch_labelled(Holder::Validating, label, &pem).await?;
+                let mutating = self.patch_labelled(Holder::Mutating, label, &pem).await?;
                 Ok(validating.saturating_add(mutating))
             }
             Place::ApiServices { label } => {
-                self.patch_labelled::<APIService>(label, &Format::Pem.write(bundle))
-                    .await
+                let pem = Format::Pem.write(bundle);
+                self.patch_labelled(Holder::ApiService, label, &pem).await
             }
         }
     }
 
     /// Server-side apply: makes the ConfigMap if it is missing, and owns one key of it.
     async fn apply(&self, map: &ConfigMapRef, text: String) -> Result<usize, WriteError> {
-        let api: Api<ConfigMap> = Api::namespaced(self.client.clone(), &map.namespace);
+        let api = self.config_maps(&map.namespace);
         let found = call("get", map, api.get_opt(&map.name)).await?;
-        if found.is_some_and(|found| value(&found, map) == Some(&text)) {
+        if found.is_some_and(|found| value(&found, map) == Some(text.as_str())) {
             return Ok(0);
         }
         let patch = json!({
@@ -179,13 +168,13 @@ impl Connection {
 
     /// Changes one key of a ConfigMap that is there.
     async fn patch(&self, map: &ConfigMapRef, text: String) -> Result<usize, WriteError> {
-        let api: Api<ConfigMap> = Api::namespaced(self.client.clone(), &map.namespace);
+        let api = self.config_maps(&map.namespace);
         for _ in 0..MAX_TRIES {
             let found = call("get", map, api.get_opt(&map.name)).await?;
             let found = found.ok_or_else(|| WriteError::Missing {
                 object: map.to_string(),
             })?;
-            if value(&found, map) == Some(&text) {
+            if value(&found, map) == Some(text.as_str()) {
                 return Ok(0);
             }
             let patch = json!({
@@ -201,18 +190,25 @@ impl Connection {
         })
     }
 
-    async fn patch_labelled<K>(&self, label: &str, pem: &str) -> Result<usize, WriteError>
-    where
-        K: CaBundle,
-    {
-        let api: Api<K> = Api::all(self.client.clone());
+    fn config_maps(&self, namespace: &str) -> Api<DynamicObject> {
+        let kind = resource("", "ConfigMap", "configmaps");
+        Api::namespaced_with(self.client.clone(), namespace, &kind)
+    }
+
+    async fn patch_labelled(
+        &self,
+        holder: Holder,
+        label: &str,
+        pem: &str,
+    ) -> Result<usize, WriteError> {
+        let kind = holder.resource();
+        let api = Api::all_with(self.client.clone(), &kind);
         let params = ListParams::default().labels(&format!("{label}=true"));
-        let kind = K::kind(&());
-        let found = call("list", &kind, api.list(&params)).await?;
+        let found = call("list", &kind.plural, api.list(&params)).await?;
         let mut written: usize = 0;
         let mut failure = None;
         for object in found {
-            match patch_one(&api, object, pem).await {
+            match patch_one(&api, holder, object, pem).await {
                 Ok(count) => written = written.saturating_add(count),
                 // The others get theirs all the same.
                 Err(error) => failure = Some(error),
@@ -222,12 +218,70 @@ impl Connection {
     }
 }
 
-async fn patch_one<K: CaBundle>(api: &Api<K>, object: K, pem: &str) -> Result<usize, WriteError> {
+/// What may hold certificates to verify somebody by.
+#[derive(Clone, Copy, Debug)]
+enum Holder {
+    Validating,
+    Mutating,
+    ApiService,
+}
+
+impl Holder {
+    fn resource(self) -> ApiResource {
+        const ADMISSION: &str = "admissionregistration.k8s.io";
+        match self {
+            Self::Validating => resource(
+                ADMISSION,
+                "ValidatingWebhookConfiguration",
+                "validatingwebhookconfigurations",
+            ),
+            Self::Mutating => resource(
+                ADMISSION,
+                "MutatingWebhookConfiguration",
+                "mutatingwebhookconfigurations",
+            ),
+            Self::ApiService => resource("apiregistration.k8s.io", "APIService", "apiservices"),
+        }
+    }
+
+    /// The change that makes an object hold these certificates, or nothing if it does.
+    fn patch_for(self, object: &Value, ca: &str) -> Option<Value> {
+        let holds = |ca_bundle: Option<&Value>| ca_bundle.and_then(Value::as_str) == Some(ca);
+        match self {
+            Self::ApiService => (!holds(object.pointer("/spec/caBundle")))
+                .then(|| json!({ "spec": { "caBundle": ca } })),
+            // The list of webhooks is merged by name, so only those that differ are named.
+            Self::Validating | Self::Mutating => {
+                let webhooks = object.get("webhooks").and_then(Value::as_array);
+                let stale: Vec<_> = webhooks
+                    .into_iter()
+                    .flatten()
+                    .filter(|webhook| !holds(webhook.pointer("/clientConfig/caBundle")))
+                    .filter_map(|webhook| webhook.get("name"))
+                    .map(|name| json!({ "name": name, "clientConfig": { "caBundle": ca } }))
+                    .collect();
+                (!stale.is_empty()).then(|| json!({ "webhooks": stale }))
+            }
+        }
+    }
+}
+
+/// A kind in version 1 of its group.
+fn resource(group: &str, kind: &str, plural: &str) -> ApiResource {
+    ApiResource::from_gvk_with_plural(&GroupVersionKind::gvk(group, "v1", kind), plural)
+}
+
+async fn patch_one(
+    api: &Api<DynamicObject>,
+    holder: Holder,
+    mut object: DynamicObject,
+    pem: &str,
+) -> Result<usize, WriteError> {
     let name = object.name_any();
-    let what = format!("{} {name}", K::kind(&()));
-    let mut object = object;
+    let what = format!("{} `{name}`", holder.resource().kind);
+    let ca = STANDARD.encode(pem);
     for _ in 0..MAX_TRIES {
-        let Some(mut patch) = object.patch_for(pem) else {
+        let Some(mut patch) = holder.patch_for(&object.data, &ca) else {
             return Ok(0);
         };
         if let Some(patch) = patch.as_object_mut() {
@@ -246,15 +300,12 @@ async fn patch_one<K: CaBundle>(api: &Api<K>, object: K, pem: &str) -> Result<us
 }
 
 /// Whether the patch was taken; not so if somebody else was faster.
-async fn patched<K>(
-    api: &Api<K>,
+async fn patched(
+    api: &Api<DynamicObject>,
     name: &str,
     object: &impl fmt::Display,
     patch: Value,
-) -> Result<bool, WriteError>
-where
-    K: Clone + fmt::Debug + DeserializeOwned,
-{
+) -> Result<bool, WriteError> {
     let patch = Patch::Strategic(patch);
     let params = PatchParams::default();
     match call("patch", object, api.patch(name, &params, &patch)).await {
@@ -283,8 +334,8 @@ async fn call<T>(
     }
 }
 
-fn value<'a>(found: &'a ConfigMap, map: &ConfigMapRef) -> Option<&'a String> {
-    found.data.as_ref()?.get(&map.key)
+fn value<'a>(found: &'a DynamicObject, map: &ConfigMapRef) -> Option<&'a str> {
+    found.data.get("data")?.get(&map.key)?.as_str()
 }
 
 impl fmt::Display for ConfigMapRef {
@@ -302,49 +353,4 @@ async fn from_file(path: &Path) -> Result<Config, ConnectError> {
     Config::from_custom_kubeconfig(file, &KubeConfigOptions::default())
         .await
         .map_err(failed)
-}
-
-/// An object that holds certificates to verify somebody by.
-trait CaBundle: Resource<DynamicType = ()> + Clone + fmt::Debug + DeserializeOwned {
-    /// The change that makes it hold `pem`, or nothing if it does.
-    fn patch_for(&self, pem: &str) -> Option<Value>;
-}
-
-impl CaBundle for ValidatingWebhookConfiguration {
-    fn patch_for(&self, pem: &str) -> Option<Value> {
-        let webhooks = self.webhooks.iter().flatten();
-        webhooks_patch(webhooks.map(|w| (&w.name, &w.client_config.ca_bundle)), pem)
-    }
-}
-
-impl CaBundle for MutatingWebhookConfiguration {
-    fn patch_for(&self, pem: &str) -> Option<Value> {
-        let webhooks = self.webhooks.iter().flatten();
-        webhooks_patch(webhooks.map(|w| (&w.name, &w.client_config.ca_bundle)), pem)
-    }
-}
-
-impl CaBundle for APIService {
-    fn patch_for(&self, pem: &str) -> Option<Value> {
-        let now = self.spec.as_ref().and_then(|spec| spec.ca_bundle.as_ref());
-        (!holds(now, pem)).then(|| json!({ "spec": { "caBundle": STANDARD.encode(pem) } }))
-    }
-}
-
-/// The list of webhooks is merged by name, so only those that differ are named.
-fn webhooks_patch<'a>(
-    webhooks: impl Iterator<Item = (&'a String, &'a Option<ByteString>)>,
-    pem: &str,
-) -> Option<Value> {
-    let stale: Vec<_> = webhooks
-        .filter(|(_, now)| !holds(now.as_ref(), pem))
-        .map(|(name, _)| {
-            json!({ "name": name, "clientConfig": { "caBundle": STANDARD.encode(pem) } })
-        })
-        .collect();
-    (!stale.is_empty()).then(|| json!({ "webhooks": stale }))
-}
-
-fn holds(now: Option<&ByteString>, pem: &str) -> bool {
-    now.is_some_and(|now| now.0 == pem.as_bytes())
 }
