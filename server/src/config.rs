@@ -4,6 +4,7 @@
 //! must not find out later. What has no effect here, because nothing here needs it, is a warning.
 
 mod plugins;
+mod publish;
 mod raw;
 mod read;
 #[cfg(test)]
@@ -20,6 +21,7 @@ use runtime::log::LogConfig;
 
 use crate::authority::CaSubject;
 use crate::keys::KeyType;
+use crate::publish::TargetConfig;
 
 /// SPIRE's address, port and socket.
 pub const DEFAULT_BIND_ADDRESS: &str = "0.0.0.0";
@@ -57,6 +59,8 @@ pub struct Config {
     pub log: LogConfig,
     pub health: Option<HealthConfig>,
     pub prometheus: Option<HostPort>,
+    /// Where the trust bundle is put.
+    pub publish: Vec<TargetConfig>,
 }
 
 /// Where records are kept.
@@ -135,6 +139,7 @@ impl Config {
             log: LogConfig::default(),
             health: None,
             prometheus: None,
+            publish: Vec::new(),
         }
     }
 

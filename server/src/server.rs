@@ -22,6 +22,7 @@ use crate::config::{Config, KeysConfig, StoreConfig};
 use crate::housekeeping::{Pruner, watch_health};
 use crate::index::{Index, IndexError};
 use crate::keys::{Keys, KeysError};
+use crate::publish::{self, Connection, Publisher, TargetConfig};
 use crate::store::{OpenError, Store, StoreError};
 use crate::tls::{Clients, server_config};
 use crate::writes::Writer;
@@ -75,6 +76,12 @@ pub enum StartError {
     Authorities(#[from] authority::StartError),
     #[error(transparent)]
     Listen(#[from] ListenError),
+    #[error("could not prepare to publish the trust bundle by `{plugin}`")]
+    Publish {
+        plugin: publish::Plugin,
+        #[source]
+        source: publish::ConnectError,
+    },
     #[error("could not set up TLS")]
     Tls(#[from] rustls::Error),
 }
@@ -88,6 +95,7 @@ impl StartError {
             Self::Index(_) => "index",
             Self::Authorities(error) => error.reason(),
             Self::Listen(error) => error.reason(),
+            Self::Publish { source, .. } => source.reason(),
             Self::Tls(_) => "tls",
         }
     }
@@ -112,6 +120,7 @@ struct Bound {
 pub async fn start(config: Config, deps: Deps) -> Result<Handle, StartError> {
     let ready = deps.readiness.register("server");
     let bound = bind(&config).await?;
+    let publishing = publishing(&config).await?;
     let keys = open_keys(&config.keys)?;
     let store = open_store(&config)?;
     // A group of its own: the index follows the store until the last write is acknowledged, so it ends
@@ -155,12 +164,13 @@ pub async fn start(config: Config, deps: Deps) -> Result<Handle, StartError> {
     let clients = Clients {
         trust_domain: config.trust_domain.clone(),
         admin_ids: config.admin_ids.clone(),
-        index,
+        index: index.clone(),
         clock: deps.clock.clone(),
     };
     let tls = server_config(authorities.server_svid(), clients)?;
     let handle = bound.handle(&config, store, feed);
     bound.serve(&deps, tls, &services, &gate, probe.clone());
+    publish(publishing, &index, &deps);
     keep_house(
         &config,
         &deps,
@@ -293,6 +303,39 @@ impl Bound {
             let pages = admin::Pages::Metrics(deps.metrics.clone());
             admin::start(bound, pages, &deps.tasks);
         }
+    }
+}
+
+/// The places where the bundle is put, each with a way to it. A setting that can never work ends the
+/// start; a cluster that does not answer does not.
+async fn publishing(config: &Config) -> Result<Vec<(TargetConfig, Connection)>, StartError> {
+    let mut publishing = Vec::new();
+    for target in &config.publish {
+        let connection = Connection::new(target.kubeconfig.as_deref()).await;
+        let connection = connection.map_err(|source| StartError::Publish {
+            plugin: target.plugin,
+            source,
+        })?;
+        publishing.push((target.clone(), connection));
+    }
+    Ok(publishing)
+}
+
+fn publish(publishing: Vec<(TargetConfig, Connection)>, index: &Index, deps: &Deps) {
+    if publishing.is_empty() {
+        return;
+    }
+    let metrics = deps.metrics.register(publish::Metrics::register);
+    for (target, connection) in publishing {
+        let publisher = Publisher {
+            target,
+            connection,
+            index: index.clone(),
+            clock: deps.clock.clone(),
+            metrics: metrics.clone(),
+        };
+        deps.tasks
+            .spawn("publish bundle", publisher.run(deps.tasks.shutdown()));
     }
 }
 

@@ -6,13 +6,15 @@ use attestors::node::join_token;
 use runtime::config::{self, Body, Nothing, Plugin, Problems, Unbuilt, given};
 use serde::Deserialize;
 
-use super::{KeysConfig, StoreConfig};
+use super::{KeysConfig, StoreConfig, publish};
+use crate::publish::TargetConfig;
 
 /// What the plugins amount to.
 #[derive(Debug, Default)]
 pub(super) struct Plugins {
     pub(super) store: Option<StoreConfig>,
     pub(super) keys: Option<KeysConfig>,
+    pub(super) publish: Vec<TargetConfig>,
 }
 
 /// SPIRE's plugins that are not built.
@@ -48,14 +50,14 @@ const UNBUILT: Unbuilt<'_> = &[
             "ejbca",
         ],
     ),
-    ("Notifier", &["gcs_bundle", "k8sbundle"]),
+    ("Notifier", &["gcs_bundle"]),
     (
         "BundlePublisher",
         &[
             "aws_s3",
             "gcp_cloudstorage",
+            "azure_blob",
             "aws_rolesanywhere_trustanchor",
-            "k8s_configmap",
         ],
     ),
     ("CredentialComposer", &["uniqueid"]),
@@ -99,6 +101,14 @@ pub(super) fn read(section: Option<&Body>, problems: &mut Problems) -> Plugins {
             }
             ("NodeAttestor", join_token::NAME) => {
                 let Nothing {} = plugin.settings(problems);
+            }
+            ("BundlePublisher", "k8s_configmap") => {
+                plugins
+                    .publish
+                    .extend(publish::k8s_configmap(plugin, problems));
+            }
+            ("Notifier", "k8sbundle") => {
+                plugins.publish.extend(publish::k8sbundle(plugin, problems));
             }
             _ => plugin.refuse(UNBUILT, problems),
         }

@@ -122,6 +122,7 @@ fn assemble(server: &raw::Server, rest: Rest, problems: &mut Problems) -> Option
         log: rest.log,
         health: rest.health,
         prometheus: rest.prometheus,
+        publish: rest.plugins.publish,
     })
 }
 

@@ -1,6 +1,9 @@
 //! Configuration files of SPIRE, and what is wrong with others.
 
+use std::path::Path;
+
 use super::*;
+use crate::publish::{ConfigMapRef, Format, Place};
 
 const SPIRE: &str = r#"
 server {
@@ -166,4 +169,84 @@ fn warns_about_lifetimes_that_the_authority_cannot_give() {
             .iter()
             .any(|w| w.to_string().contains("default_x509_svid_ttl is too high"))
     );
+}
+
+fn with_plugin(plugin: &str) -> String {
+    SPIRE.replace("plugins {", &format!("plugins {{ {plugin}"))
+}
+
+#[test]
+fn reads_where_spire_publishes_its_bundle() {
+    let (config, _) = load(&with_plugin(
+        r#"
+        BundlePublisher "k8s_configmap" { plugin_data { clusters = {
+            "one" = { configmap_name = "b", configmap_key = "k", namespace = "n", format = "pem" },
+            "two" = { configmap_name = "b", configmap_key = "k", namespace = "n", format = "spiffe",
+                      refresh_hint = "10m", kubeconfig_path = "/two" }
+        } } }
+        Notifier "k8sbundle" { plugin_data { webhook_label = "spiffe.io/webhook" } }"#,
+    ))
+    .unwrap();
+    let map = |namespace: &str, name: &str, key: &str| ConfigMapRef {
+        namespace: namespace.to_owned(),
+        name: name.to_owned(),
+        key: key.to_owned(),
+    };
+    let refresh_hint = Some(Duration::from_secs(600));
+    let label = "spiffe.io/webhook".to_owned();
+    let places: Vec<_> = config.publish.iter().map(|target| &target.place).collect();
+    assert_eq!(
+        places,
+        [
+            &Place::Applied(map("n", "b", "k"), Format::Pem),
+            &Place::Applied(map("n", "b", "k"), Format::Spiffe { refresh_hint }),
+            &Place::Patched(map("spire", "spire-bundle", "bundle.crt")),
+            &Place::Webhooks { label },
+        ]
+    );
+    let files: Vec<_> = config
+        .publish
+        .iter()
+        .map(|t| t.kubeconfig.as_deref())
+        .collect();
+    assert_eq!(files, [None, Some(Path::new("/two")), None, None]);
+}
+
+#[test]
+fn k8sbundle_with_remote_clusters_alone_leaves_its_own_cluster_out() {
+    let remote = r#"Notifier "k8sbundle" { plugin_data { clusters = [ { kube_config_file_path = "/a" }, { kube_config_file_path = "/b", namespace = "x" } ] } }"#;
+    let (config, _) = load(&with_plugin(remote)).unwrap();
+    let clusters: Vec<_> = config
+        .publish
+        .iter()
+        .map(|target| target.cluster.as_str())
+        .collect();
+    assert_eq!(clusters, ["clusters[0]", "clusters[1]"]);
+    let both = remote.replace("clusters =", "namespace = \"y\"\nclusters =");
+    assert_eq!(load(&with_plugin(&both)).unwrap().0.publish.len(), 3);
+}
+
+#[test]
+fn a_publisher_that_lacks_a_setting_is_refused_by_its_key() {
+    for (plugin, part) in [
+        (
+            r#"BundlePublisher "k8s_configmap" { plugin_data { clusters = { "one" = { configmap_name = "b", namespace = "n", format = "pem" } } } }"#,
+            "clusters.one.configmap_key`: must be set",
+        ),
+        (
+            r#"BundlePublisher "k8s_configmap" { plugin_data { clusters = { "one" = { configmap_name = "b", configmap_key = "k", namespace = "n", format = "der" } } } }"#,
+            "unknown bundle format: \"der\"",
+        ),
+        (
+            r#"Notifier "k8sbundle" { plugin_data { clusters = [ { namespace = "x" } ] } }"#,
+            "cluster configuration is missing kube_config_file_path",
+        ),
+        (
+            r#"Notifier "k8sbundle" { plugin_data { configmap = "x" } }"#,
+            "unknown key",
+        ),
+    ] {
+        let refused = refused(&with_plugin(plugin));
+        assert!(refused.contains(part), "{plugin}: {refused}");
+    }
 }

@@ -107,7 +107,7 @@ impl State {
         let object = self
             .objects
             .entry(path)
-            .or_insert(json!({ "metadata": {} }));
+            .or_insert_with(|| json!({ "metadata": {} }));
         if self.rivals > 0 {
             self.rivals -= 1;
             object["metadata"]["resourceVersion"] = json!(format!("rival-{}", self.rivals));
