@@ -165,7 +165,7 @@ impl Publisher {
                 Some(bundle) => match self.publish(bundle).await {
                     Ok(()) => {
                         if failures > 0 {
-                            info!(plugin = %self.target.plugin, cluster = %self.target.cluster, place = %self.target.place, "Publishing the trust bundle works again");
+                            info!(publisher = %self.target.plugin, k8s.cluster = %self.target.cluster, publisher.place = %self.target.place, "Publishing the trust bundle works again");
                         }
                         failures = 0;
                         backoff.reset();
@@ -219,17 +219,17 @@ impl Publisher {
         match self.connection.write(place, bundle).await {
             Ok(0) => {
                 self.metrics.count(*plugin, Outcome::Unchanged);
-                debug!(plugin = %plugin, cluster = %cluster, place = %place, "The published trust bundle is up to date");
+                debug!(publisher = %plugin, k8s.cluster = %cluster, publisher.place = %place, "The published trust bundle is up to date");
                 Ok(())
             }
             Ok(objects) => {
                 self.metrics.count(*plugin, Outcome::Written);
-                info!(plugin = %plugin, cluster = %cluster, place = %place, objects, bundle.sequence = bundle.sequence, "Published the trust bundle");
+                info!(publisher = %plugin, k8s.cluster = %cluster, publisher.place = %place, count = objects, bundle.sequence = bundle.sequence, "Published the trust bundle");
                 Ok(())
             }
             Err(error) => {
                 self.metrics.count(*plugin, Outcome::Failed);
-                warn!(plugin = %plugin, cluster = %cluster, place = %place, error.reason = error.reason(), error = %report::chain(&error), "Could not publish the trust bundle, and will try on");
+                warn!(publisher = %plugin, k8s.cluster = %cluster, publisher.place = %place, error.reason = error.reason(), error = %report::chain(&error), "Could not publish the trust bundle, and will try on");
                 Err(())
             }
         }
