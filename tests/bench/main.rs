@@ -5,7 +5,8 @@
 //! is bound by the processor counts the time of its processor, best of three. `docs/performance.md` says
 //! how to read the table.
 //!
-//! `bench [--cold] [ROOM..]` runs all rooms, or those named: `issue`, `commit`, `fetch`, `footprint`.
+//! `bench [--cold] [ROOM..]` runs all rooms, or those named: `issue`, `commit`, `fetch`, `footprint`,
+//! `kubelet`.
 //! `--cold` adds a `cargo check` that finds nothing built.
 #![expect(
     clippy::unwrap_used,
@@ -20,6 +21,7 @@ mod cost;
 mod fetch;
 mod footprint;
 mod issue;
+mod kubelet;
 mod table;
 
 use std::path::Path;
@@ -28,11 +30,12 @@ use table::Row;
 
 type Measure = fn() -> Vec<Row>;
 
-const ROOMS: [(&str, Measure); 4] = [
+const ROOMS: [(&str, Measure); 5] = [
     ("issue", issue::rows),
     ("commit", commit::rows),
     ("fetch", fetch::rows),
     ("footprint", footprint::rows),
+    ("kubelet", kubelet::rows),
 ];
 
 fn main() {
@@ -41,6 +44,13 @@ fn main() {
     if let ["bare", socket, message] = words.as_slice() {
         return bare::serve(Path::new(socket), Path::new(message));
     }
+    if let ["kubelet-client", folder, port, pods] = words.as_slice() {
+        return kubelet::attest(
+            Path::new(folder),
+            port.parse().unwrap(),
+            pods.parse().unwrap(),
+        );
+    }
     let (flags, rooms): (Vec<&str>, Vec<&str>) =
         words.iter().partition(|word| word.starts_with('-'));
     assert!(
@@ -48,7 +58,7 @@ fn main() {
             && rooms
                 .iter()
                 .all(|room| ROOMS.iter().any(|(name, _)| name == room)),
-        "usage: bench [--cold] [issue|commit|fetch|footprint]..."
+        "usage: bench [--cold] [issue|commit|fetch|footprint|kubelet]..."
     );
     if cfg!(debug_assertions) {
         eprintln!("bench: this is a debug build; its numbers say nothing");

@@ -8,6 +8,10 @@ use std::time::{Duration, SystemTime};
 
 use attestors::node::join_token::Token;
 use attestors::node::k8s_psat::{Node, Payload, Pod, Review};
+use attestors::workload::cgroup::{ContainerId, PodUid};
+use attestors::workload::k8s::kubelet::list::PodList;
+use attestors::workload::k8s::kubelet::watch;
+use attestors::workload::k8s::pod::Pod as KubeletPod;
 use attestors::workload::unix::status::Status;
 use identity::bundle::Bundle;
 use identity::jwt::{JwtSvid, validate};
@@ -125,6 +129,28 @@ pub(crate) fn k8s_psat(data: &[u8]) {
         );
     }
     let _ = (Pod::from_json(data), Node::from_json(data));
+}
+
+/// The walk over a list never finds another pod than the decoder.
+pub(crate) fn kubelet_list(data: &[u8]) {
+    let Ok(list) = PodList::parse(data.to_vec().into()) else {
+        return;
+    };
+    assert!(list.uids().count() + list.malformed() <= list.len());
+    for uid in list.uids().filter_map(PodUid::parse) {
+        if let Ok(Some(pod)) = list.pod(&uid) {
+            assert!(pod.is_called(&uid));
+        }
+    }
+    let _ = ContainerId::parse(&"0".repeat(64)).map(|id| list.by_container(&id).is_ok());
+}
+
+/// The stream finds a pod's uid where the whole decoder finds it.
+pub(crate) fn kubelet_pod(data: &[u8]) {
+    let _ = KubeletPod::from_json(data);
+    if let Ok(pod) = KubeletPod::from_protobuf(data) {
+        assert_eq!(watch::uid(data).unwrap_or_default(), pod.uid);
+    }
 }
 
 pub(crate) fn proc_texts(data: &[u8]) {

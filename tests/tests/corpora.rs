@@ -17,6 +17,8 @@ const TARGETS: &[(&str, Body)] = &[
     ("hcl", bodies::hcl),
     ("attestation_payload", bodies::attestation_payload),
     ("k8s_psat", bodies::k8s_psat),
+    ("kubelet_list", bodies::kubelet_list),
+    ("kubelet_pod", bodies::kubelet_pod),
     ("proc_texts", bodies::proc_texts),
     ("authority_filter", bodies::authority_filter),
 ];

@@ -108,6 +108,7 @@ impl Kubelet {
             let told = Arc::new(told::Sender::new(Watching::Beginning));
             let watcher = Watcher {
                 socket,
+                resync_interval: options.resync_interval,
                 versions: versions.clone(),
                 metrics: metrics.clone(),
                 told: Arc::clone(&told),

@@ -154,6 +154,11 @@ impl PodList {
         }
     }
 
+    /// What the pods are called whose uid could be read.
+    pub fn uids(&self) -> impl Iterator<Item = &str> {
+        self.by_uid.keys().map(AsRef::as_ref)
+    }
+
     /// How many pods are listed.
     #[must_use]
     pub fn len(&self) -> usize {

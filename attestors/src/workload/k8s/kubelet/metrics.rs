@@ -2,7 +2,7 @@
 
 use std::time::UNIX_EPOCH;
 
-use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
+use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
@@ -20,7 +20,7 @@ pub struct KubeletMetrics {
 }
 
 /// Where the pods come from.
-#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq, EncodeLabelValue)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Source {
     /// The list over HTTP.
     List,
@@ -30,13 +30,22 @@ pub(super) enum Source {
 
 #[derive(Clone, Debug, Eq, Hash, PartialEq, EncodeLabelSet)]
 struct Request {
-    source: Source,
+    source: &'static str,
     outcome: &'static str,
 }
 
 #[derive(Clone, Debug, Eq, Hash, PartialEq, EncodeLabelSet)]
 struct Used {
-    source: Source,
+    source: &'static str,
+}
+
+impl Source {
+    fn label(self) -> &'static str {
+        match self {
+            Self::List => "list",
+            Self::Watch => "watch",
+        }
+    }
 }
 
 impl KubeletMetrics {
@@ -77,12 +86,14 @@ impl KubeletMetrics {
         } else {
             Source::List
         };
+        let source = source.label();
         self.requests
             .get_or_create(&Request { source, outcome })
             .get()
     }
 
     pub(super) fn answered(&self, source: Source, outcome: &'static str) {
+        let source = source.label();
         self.requests
             .get_or_create(&Request { source, outcome })
             .inc();
@@ -98,7 +109,9 @@ impl KubeletMetrics {
             .set(i64::try_from(now.as_secs()).unwrap_or(i64::MAX));
         self.pods.set(i64::try_from(pods).unwrap_or(i64::MAX));
         for each in [Source::List, Source::Watch] {
-            let in_use = self.in_use.get_or_create(&Used { source: each });
+            let in_use = self.in_use.get_or_create(&Used {
+                source: each.label(),
+            });
             in_use.set(i64::from(each == source));
         }
     }

@@ -18,6 +18,8 @@ pub struct KubeletOptions {
     pub poll_retry_interval: Duration,
     /// How often token, certificates and authorities are read again.
     pub reload_interval: Duration,
+    /// How long what the Pods API has told is taken to be complete.
+    pub resync_interval: Duration,
     /// How long one request may take, from the connection to the last byte.
     pub request_timeout: Duration,
 }
@@ -89,6 +91,8 @@ impl KubeletOptions {
     pub const POLL_RETRY_INTERVAL: Duration = Duration::from_millis(500);
     /// `reload_interval`, if none is set.
     pub const RELOAD_INTERVAL: Duration = Duration::from_secs(60);
+    /// A change of labels alone is not told; this is how late it may be seen.
+    pub const RESYNC_INTERVAL: Duration = Duration::from_secs(30);
     /// SPIRE's bound for one request.
     pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
     /// Where a kubelet with the default root folder has its Pods API.
@@ -102,6 +106,7 @@ impl Default for KubeletOptions {
             pods_api_socket: Some(PathBuf::from(Self::PODS_API_SOCKET)),
             poll_retry_interval: Self::POLL_RETRY_INTERVAL,
             reload_interval: Self::RELOAD_INTERVAL,
+            resync_interval: Self::RESYNC_INTERVAL,
             request_timeout: Self::REQUEST_TIMEOUT,
         }
     }

@@ -2,7 +2,7 @@
 //!
 //! The stream tells of changes of status. A change of a pod's labels alone comes with its next change
 //! of status, and a kubelet that cannot keep up drops changes; so while somebody asks, the stream is
-//! begun anew each half minute, and what it then tells replaces what was known.
+//! begun anew each `resync_interval`, and what it then tells replaces what was known.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -28,8 +28,6 @@ use super::{KubeletError, Versions};
 
 /// How long the connection and the first telling of all pods may take.
 const SYNC_DEADLINE: Duration = Duration::from_secs(5);
-/// How long a telling is believed to be complete.
-const RESYNC_INTERVAL: Duration = Duration::from_secs(30);
 /// Pauses between attempts. A caller shortens one to the first.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
@@ -57,6 +55,7 @@ pub(super) enum Watching {
 #[derive(Debug)]
 pub(super) struct Watcher {
     pub(super) socket: PathBuf,
+    pub(super) resync_interval: Duration,
     pub(super) versions: Versions,
     pub(super) metrics: KubeletMetrics,
     pub(super) told: Arc<watch::Sender<Watching>>,
@@ -155,7 +154,7 @@ impl Watcher {
 
     /// Waits until somebody asks, and what was told is no longer believed to be complete.
     async fn is_due(&self, at: Instant) {
-        tokio::time::sleep_until(at + RESYNC_INTERVAL).await;
+        tokio::time::sleep_until(at + self.resync_interval).await;
         self.wanted.notified().await;
     }
 

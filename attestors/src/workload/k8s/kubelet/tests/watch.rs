@@ -1,10 +1,13 @@
 //! The Pods API, and what takes its place while it is not there.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use http::StatusCode;
+use proptest::prelude::*;
 
 use super::super::fake::{Answer, FakeKubelet, FakePod, FakePodsApi};
+use super::super::watch::uid as pod_uid;
 use super::super::{KubeletError, KubeletOptions, Snapshot};
 use super::{Bench, id, options, uid};
 
@@ -73,6 +76,25 @@ async fn what_changes_nothing_is_not_told() {
     let second = kubelet.newer_than(first.version).await.unwrap();
     assert_eq!(second.version, first.version + 1);
     assert_eq!(second.len(), 2);
+}
+
+#[tokio::test]
+async fn what_is_not_told_is_seen_when_all_is_told_anew() {
+    let bench = Bench::new();
+    let (path, mut options) = bench.watched();
+    options.resync_interval = Duration::ZERO;
+    let (one, two) = (FakePod::new(1), FakePod::new(2));
+    let api = FakePodsApi::start(&path, vec![one.clone()], &bench.tasks).unwrap();
+    let kubelet = bench.kubelet(&options);
+    let first = kubelet.snapshot().await.unwrap();
+    api.put_silently(&two);
+    kubelet.snapshot().await.unwrap();
+    let second = kubelet.newer_than(first.version).await.unwrap();
+    assert!(has(&second, &one) && has(&second, &two));
+    // The new stream is followed like the one before.
+    api.remove(&one);
+    let third = kubelet.newer_than(second.version).await.unwrap();
+    assert!(!has(&third, &one));
 }
 
 #[tokio::test]
@@ -189,4 +211,15 @@ async fn nonsense_ends_the_stream_and_is_not_taken_in() {
     let again = kubelet.newer_than(first.version).await.unwrap();
     assert!(has(&again, &one));
     api.called(2).await;
+}
+
+proptest! {
+    #[test]
+    fn a_uid_is_found_in_any_pod_and_in_nothing_else(
+        name in "[a-z]{0,40}", rest in prop::collection::vec(any::<u8>(), 0..60),
+    ) {
+        let pod = FakePod { name, ..FakePod::new(7) };
+        prop_assert_eq!(pod_uid(&pod.protobuf()), Some(pod.uid));
+        let _ = pod_uid(&rest);
+    }
 }
