@@ -21,10 +21,8 @@
 //!   ends such a connection.
 
 mod hpack;
-mod stream;
 
 use self::hpack::{Fields, Malformed};
-pub use self::stream::FilteredStream;
 
 const HEAD_BYTES: u8 = 9;
 const PRIORITY_BYTES: u8 = 5;

@@ -68,8 +68,14 @@ pub(crate) fn entry(name: &str, texts: &[&str]) -> Entry {
 
 /// A signing authority.
 pub(crate) struct Ca {
-    issuer: Issuer<'static, KeyPair>,
+    pub(super) issuer: Issuer<'static, KeyPair>,
     pub(crate) certificate: Certificate,
+}
+
+impl std::fmt::Debug for Ca {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Ca")
+    }
 }
 
 impl Ca {
@@ -79,8 +85,6 @@ impl Ca {
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         params.subject_alt_names.push(uri("spiffe://example.org"));
-        params.not_before = (epoch() - Duration::from_secs(86400)).into();
-        params.not_after = (epoch() + Duration::from_secs(365 * 86400)).into();
         let certificate = Certificate::parse(params.self_signed(&key).unwrap().der()).unwrap();
         Self {
             issuer: Issuer::new(params, key),
@@ -96,21 +100,31 @@ impl Ca {
         from: SystemTime,
         ttl: Duration,
     ) -> Vec<Certificate> {
-        let mut request = CertificateSigningRequestParams::from_der(&csr.to_vec().into()).unwrap();
-        let mut params = CertificateParams::default();
-        params.is_ca = IsCa::ExplicitNoCa;
-        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        params.extended_key_usages = vec![
-            ExtendedKeyUsagePurpose::ServerAuth,
-            ExtendedKeyUsagePurpose::ClientAuth,
-        ];
-        params.use_authority_key_identifier_extension = true;
-        params.subject_alt_names.push(uri(id.as_str()));
-        params.not_before = from.into();
-        params.not_after = (from + ttl).into();
-        request.params = params;
-        vec![Certificate::parse(request.signed_by(&self.issuer).unwrap().der()).unwrap()]
+        vec![self.certify(csr, leaf(id.as_str(), from, ttl))]
     }
+
+    /// Certifies the key of a request.
+    pub(super) fn certify(&self, csr: &[u8], params: CertificateParams) -> Certificate {
+        let mut request = CertificateSigningRequestParams::from_der(&csr.to_vec().into()).unwrap();
+        request.params = params;
+        Certificate::parse(request.signed_by(&self.issuer).unwrap().der()).unwrap()
+    }
+}
+
+/// What an X509-SVID says.
+pub(super) fn leaf(id: &str, from: SystemTime, ttl: Duration) -> CertificateParams {
+    let mut params = CertificateParams::default();
+    params.is_ca = IsCa::ExplicitNoCa;
+    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+    params.extended_key_usages = vec![
+        ExtendedKeyUsagePurpose::ServerAuth,
+        ExtendedKeyUsagePurpose::ClientAuth,
+    ];
+    params.use_authority_key_identifier_extension = true;
+    params.subject_alt_names.push(uri(id));
+    params.not_before = from.into();
+    params.not_after = (from + ttl).into();
+    params
 }
 
 fn uri(text: &str) -> SanType {

@@ -21,7 +21,7 @@ use super::metrics::Open;
 use super::service::{Activity, Caller, ConnectionService};
 use super::tls::{H2, TlsPeer};
 use super::{Serve, TlsConfigSource};
-use crate::authority::FilteredStream;
+use crate::authority::AuthorityFilter;
 use crate::report;
 use crate::unix::{Credentials, Peer, PeerError};
 
@@ -209,10 +209,8 @@ impl Place {
             return ended;
         }
         let service = self.service(Caller::Unix(credentials, peer));
-        self.shared
-            .bounds
-            .serve(FilteredStream::new(stream), service)
-            .await
+        let filter = Some(AuthorityFilter::new());
+        self.shared.bounds.serve(stream, filter, service).await
     }
 
     async fn tls(&self, stream: TcpStream, addr: SocketAddr, config: TlsConfigSource) -> Ended {
@@ -233,7 +231,7 @@ impl Place {
             return ended;
         }
         let service = self.service(Caller::Tls(Arc::new(TlsPeer { certificates, addr })));
-        self.shared.bounds.serve(stream, service).await
+        self.shared.bounds.serve(stream, None, service).await
     }
 
     async fn handshake(

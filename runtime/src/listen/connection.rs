@@ -14,6 +14,7 @@ use tracing::debug;
 use super::limits::Limits;
 use super::preface::{self, AfterPreface};
 use super::service::{ConnectionService, Streams};
+use crate::authority::AuthorityFilter;
 use crate::report;
 use crate::shutdown::Shutdown;
 use crate::tasks::TaskGroup;
@@ -77,7 +78,12 @@ impl Bounds {
     }
 
     /// Serves a connection whose preface has been read.
-    pub(super) async fn serve<T>(&self, stream: T, service: ConnectionService) -> Ended
+    pub(super) async fn serve<T>(
+        &self,
+        stream: T,
+        filter: Option<AuthorityFilter>,
+        service: ConnectionService,
+    ) -> Ended
     where
         T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
@@ -85,7 +91,7 @@ impl Bounds {
         let executor = StreamExecutor::new(self.tasks.clone());
         // The streams are dropped with the connection, whether or not they ask h2 for its state.
         let _streams_end = executor.end_with_guard();
-        let io = TokioIo::new(AfterPreface::new(stream));
+        let io = TokioIo::new(AfterPreface::new(stream, filter));
         let mut connection = pin!(self.http2(executor).serve_connection(io, service));
 
         let ended = tokio::select! {

@@ -9,6 +9,8 @@ use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 
+use crate::authority::AuthorityFilter;
+
 /// RFC 9113, 3.4.
 const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
@@ -29,17 +31,20 @@ pub(super) async fn read(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<bo
     Ok(true)
 }
 
-/// Gives the preface, which has been read, once more, then the stream.
+/// Gives the preface, which has been read, once more, then the stream; through a filter, if there is
+/// one. What is written passes as it is.
 #[derive(Debug)]
 pub(super) struct AfterPreface<T> {
     again: &'static [u8],
+    filter: Option<AuthorityFilter>,
     stream: T,
 }
 
 impl<T> AfterPreface<T> {
-    pub(super) fn new(stream: T) -> Self {
+    pub(super) fn new(stream: T, filter: Option<AuthorityFilter>) -> Self {
         Self {
             again: PREFACE,
+            filter,
             stream,
         }
     }
@@ -58,7 +63,16 @@ impl<T: AsyncRead + Unpin> AsyncRead for AfterPreface<T> {
                 self.again = later;
                 Poll::Ready(Ok(()))
             }
-            _ => Pin::new(&mut self.stream).poll_read(cx, buffer),
+            _ => {
+                let before = buffer.filled().len();
+                let read = Pin::new(&mut self.stream).poll_read(cx, buffer);
+                if let (Some(filter), Poll::Ready(Ok(()))) = (&mut self.filter, &read)
+                    && let Some(fresh) = buffer.filled_mut().get_mut(before..)
+                {
+                    filter.apply(fresh);
+                }
+                read
+            }
         }
     }
 }

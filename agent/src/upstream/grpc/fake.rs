@@ -6,7 +6,6 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use identity::trust_domain::TrustDomain;
 use identity::x509::Certificate;
 use parking_lot::Mutex;
 use prost::Message as _;
@@ -17,21 +16,18 @@ use proto::spire::server::bundle::{self, bundle_server};
 use proto::spire::server::entry::{self, entry_server};
 use proto::spire::server::svid::{self, svid_server};
 use proto::spire::types;
-use rcgen::{
-    BasicConstraints, CertificateParams, CertificateSigningRequestParams, ExtendedKeyUsagePurpose,
-    IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType,
-};
+use rcgen::{CertificateParams, KeyPair};
 use runtime::listen::{self, Limits, ListenMetrics, Serve, TlsPeer};
 use runtime::shutdown::{Reason, Shutdown, ShutdownTrigger};
 use runtime::tasks::TaskGroup;
 use rustls::server::WebPkiClientVerifier;
-use rustls_pki_types::{
-    CertificateDer, CertificateSigningRequestDer, PrivateKeyDer, PrivatePkcs8KeyDer,
-};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use tokio::sync::watch;
 use tokio_stream::Stream;
 use tonic::service::Routes;
 use tonic::{Code, Request, Response, Status, Streaming};
+
+use crate::upstream::fake::{self, Ca};
 
 /// What the server does, and what it has seen.
 #[derive(Debug, Default)]
@@ -66,85 +62,30 @@ pub(crate) struct Script {
 pub(crate) struct Fake {
     pub(crate) addr: SocketAddr,
     pub(crate) script: Arc<Mutex<Script>>,
-    pub(crate) ca: Arc<Authority>,
+    pub(crate) ca: Arc<Ca>,
     heard: watch::Sender<()>,
     trigger: ShutdownTrigger,
     tasks: TaskGroup,
 }
 
-/// A root and its key.
-pub(crate) struct Authority {
-    params: CertificateParams,
-    key: KeyPair,
-    pub(crate) certificate: Certificate,
-}
-
-impl std::fmt::Debug for Authority {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Authority")
-    }
-}
-
-pub(crate) fn example() -> TrustDomain {
-    TrustDomain::parse("example.org").unwrap()
-}
-
-impl Authority {
-    pub(crate) fn new() -> Arc<Self> {
-        let key = KeyPair::generate().unwrap();
-        let mut params = CertificateParams::default();
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-        params.subject_alt_names = vec![SanType::URI("spiffe://example.org".try_into().unwrap())];
-        let certificate = Certificate::parse(params.self_signed(&key).unwrap().der()).unwrap();
-        Arc::new(Self {
-            params,
-            key,
-            certificate,
-        })
-    }
-
-    fn issuer(&self) -> Issuer<'_, &KeyPair> {
-        Issuer::from_params(&self.params, &self.key)
-    }
-
-    /// Certifies the key of a request, under this name.
-    fn sign(&self, csr: &[u8], id: &str, lifetime: Duration) -> Vec<u8> {
-        let der = CertificateSigningRequestDer::from(csr);
-        let mut csr = CertificateSigningRequestParams::from_der(&der).unwrap();
-        csr.params = leaf(id, lifetime);
-        csr.signed_by(&self.issuer()).unwrap().der().to_vec()
-    }
-}
-
+/// An X509-SVID that begins a second ago and ends `lifetime` from now.
 #[expect(
     clippy::disallowed_methods,
     reason = "the fake signs for the real time"
 )]
 fn leaf(id: &str, lifetime: Duration) -> CertificateParams {
-    let mut params = CertificateParams::default();
-    params.subject_alt_names = vec![SanType::URI(id.try_into().unwrap())];
-    params.is_ca = IsCa::ExplicitNoCa;
-    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-    params.extended_key_usages = vec![
-        ExtendedKeyUsagePurpose::ServerAuth,
-        ExtendedKeyUsagePurpose::ClientAuth,
-    ];
-    params.use_authority_key_identifier_extension = true;
-    let now = std::time::SystemTime::now();
-    params.not_before = (now - Duration::from_secs(1)).into();
-    params.not_after = (now + lifetime).into();
-    params
+    let slack = Duration::from_secs(1);
+    fake::leaf(id, std::time::SystemTime::now() - slack, lifetime + slack)
 }
 
 impl Fake {
     /// A server of `example.org` with a new authority.
     pub(crate) fn start() -> Self {
-        Self::start_as(Authority::new(), "spiffe://example.org/spire/server", 0)
+        Self::start_as(Arc::new(Ca::new()), "spiffe://example.org/spire/server", 0)
     }
 
     /// The same with this authority, name and port.
-    pub(crate) fn start_as(ca: Arc<Authority>, id: &str, port: u16) -> Self {
+    pub(crate) fn start_as(ca: Arc<Ca>, id: &str, port: u16) -> Self {
         let script = Script {
             lifetime: Duration::from_secs(3600),
             ..Script::default()
@@ -152,12 +93,7 @@ impl Fake {
         Self::start_with(ca, id, port, Arc::new(Mutex::new(script)))
     }
 
-    pub(crate) fn start_with(
-        ca: Arc<Authority>,
-        id: &str,
-        port: u16,
-        script: Arc<Mutex<Script>>,
-    ) -> Self {
+    pub(crate) fn start_with(ca: Arc<Ca>, id: &str, port: u16, script: Arc<Mutex<Script>>) -> Self {
         let config = tls(&ca, id);
         let (trigger, shutdown) = Shutdown::new();
         let tasks = TaskGroup::new(trigger.clone());
@@ -249,10 +185,10 @@ impl Drop for Fake {
     }
 }
 
-fn tls(ca: &Authority, id: &str) -> Arc<rustls::ServerConfig> {
+fn tls(ca: &Ca, id: &str) -> Arc<rustls::ServerConfig> {
     let key = KeyPair::generate().unwrap();
     let certificate = leaf(id, Duration::from_secs(3600))
-        .signed_by(&key, &ca.issuer())
+        .signed_by(&key, &ca.issuer)
         .unwrap();
     let mut roots = rustls::RootCertStore::empty();
     roots.add(ca.certificate.der().clone()).unwrap();
@@ -271,7 +207,7 @@ fn tls(ca: &Authority, id: &str) -> Arc<rustls::ServerConfig> {
 
 #[derive(Clone)]
 struct Service {
-    ca: Arc<Authority>,
+    ca: Arc<Ca>,
     script: Arc<Mutex<Script>>,
     heard: watch::Sender<()>,
 }
@@ -325,17 +261,14 @@ impl Service {
 
     fn issue(&self, csr: &[u8], id: &str) -> (types::X509svid, String) {
         let lifetime = self.script.lock().lifetime;
-        let der = self.ca.sign(csr, id, lifetime);
-        let serial = Certificate::parse(&der)
-            .unwrap()
-            .serial_decimal()
-            .to_owned();
+        let svid = self.ca.certify(csr, leaf(id, lifetime));
+        let cert_chain = vec![svid.der().to_vec().into()];
         (
             types::X509svid {
-                cert_chain: vec![der.into()],
+                cert_chain,
                 ..Default::default()
             },
-            serial,
+            svid.serial_decimal().to_owned(),
         )
     }
 

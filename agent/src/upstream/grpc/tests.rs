@@ -2,11 +2,12 @@
 
 use proto::spire::types;
 
-use super::fake::{Authority, Fake, example};
+use super::fake::Fake;
 use super::*;
 use crate::bootstrap::Trust;
 use crate::custody::{self, Custody, CustodyConfig};
 use crate::upstream::Denial;
+use crate::upstream::fake::{Ca, trust_domain};
 use identity::x509::X509Svid;
 
 const SERVER: &str = "spiffe://example.org/spire/server";
@@ -15,13 +16,13 @@ fn target(fake: &Fake) -> Target {
     Target {
         host: "localhost".to_owned(),
         port: fake.addr.port(),
-        trust_domain: example(),
+        trust_domain: trust_domain(),
     }
 }
 
-fn trust_in(ca: &Authority) -> Trust {
+fn trust_in(ca: &Ca) -> Trust {
     Trust::Bundle(Box::new(Bundle::from_certificates(
-        example(),
+        trust_domain(),
         [ca.certificate.clone()],
     )))
 }
@@ -123,7 +124,7 @@ async fn a_spent_token_is_refused_in_the_servers_words() {
 async fn a_server_of_another_authority_is_told_from_one_that_is_away() {
     let fake = Fake::start();
     fake.token("t");
-    let other = Authority::new();
+    let other = Ca::new();
     let error = attested(&fake, trust_in(&other), "t").await.unwrap_err();
     assert_eq!(error.reason(), "unknown_authority", "{error:?}");
     let (trust, gone) = (trust_in(&fake.ca), target(&fake));
@@ -148,7 +149,7 @@ async fn insecure_bootstrap_still_demands_the_servers_name() {
         "spiffe://example.org/workload",
         "spiffe://other.org/spire/server",
     ] {
-        let fake = Fake::start_as(Authority::new(), id, 0);
+        let fake = Fake::start_as(Arc::new(Ca::new()), id, 0);
         fake.token("t");
         let error = attested(&fake, Trust::AnyServer, "t").await.unwrap_err();
         let chain = runtime::report::chain(&error);
@@ -162,7 +163,7 @@ async fn insecure_bootstrap_still_demands_the_servers_name() {
 
 #[tokio::test]
 async fn a_workload_of_the_same_authority_is_not_the_server() {
-    let fake = Fake::start_as(Authority::new(), "spiffe://example.org/workload", 0);
+    let fake = Fake::start_as(Arc::new(Ca::new()), "spiffe://example.org/workload", 0);
     fake.token("t");
     let error = attested(&fake, trust_in(&fake.ca), "t").await.unwrap_err();
     assert_eq!(error.reason(), "unavailable");
@@ -289,7 +290,7 @@ async fn a_batch_is_answered_item_by_item() {
 async fn a_bundle_that_nobody_has_is_none_and_one_of_another_domain_is_refused() {
     let fake = Fake::start();
     let (server, _) = server(&fake).await;
-    assert!(server.bundle(&example()).await.unwrap().is_some());
+    assert!(server.bundle(&trust_domain()).await.unwrap().is_some());
     assert!(
         server
             .bundle(&TrustDomain::parse("nobody.org").unwrap())
@@ -366,7 +367,7 @@ async fn a_server_that_restarts_is_found_again() {
 async fn the_bundle_of_the_moment_judges_the_server() {
     let fake = Fake::start();
     let (server, credentials) = server(&fake).await;
-    let other = Bundle::from_certificates(example(), [Authority::new().certificate.clone()]);
+    let other = Bundle::from_certificates(trust_domain(), [Ca::new().certificate]);
     let good = credentials.trust();
     credentials.trust_now(Arc::new(other));
     let fake = fake.restart().await;
