@@ -49,7 +49,7 @@ pub(crate) async fn run(
 }
 
 /// Connects to the server's socket. Done by each command only after it has checked its own flags.
-async fn connect(session: &Session, values: &Values) -> Result<Channel, Failure> {
+pub(crate) async fn connect(session: &Session, values: &Values) -> Result<Channel, Failure> {
     let path = SERVER.path(values, &session.environment)?;
     rpc::connect(&path, &format!("//{}", path.display())).await
 }

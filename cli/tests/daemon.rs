@@ -178,17 +178,34 @@ fn a_backup_makes_the_same_entries_again() {
     let save = || server(&["backup", "-dataDir", text(&data), "-out", text(&backup)]);
     let locked = save();
     assert_eq!(locked.code, Some(1), "the server runs");
+    assert!(locked.err.contains("-socketPath"), "{}", locked.err);
     assert!(!backup.try_exists().unwrap());
+    let ask = |out: &str, more: &[&str]| {
+        let out = folder.path().join(out);
+        let socket = ["backup", "-socketPath", text(&socket), "-out", text(&out)];
+        server(&[&socket, more].concat())
+    };
+    let asked = ask("live", &[]);
+    assert_eq!(asked.code, Some(0), "{}", asked.err);
+    assert!(asked.out.contains("the server that runs"), "{}", asked.out);
+    let again = ask("live", &["-dataDir", text(&data)]);
+    assert_eq!(again.code, Some(1), "a backup is not overwritten");
     assert_eq!(running.end(Signal::SIGTERM), Some(0));
     let saved = save();
     assert_eq!(saved.code, Some(0), "{}", saved.err);
+    assert!(saved.out.contains("the stopped server"), "{}", saved.out);
+    let gone = ask("gone", &["-dataDir", text(&data)]);
+    assert_eq!(gone.code, Some(0), "{}", gone.err);
+    assert!(gone.err.contains("No server answers"), "{}", gone.err);
+    assert!(gone.out.contains("the stopped server"), "{}", gone.out);
     assert_eq!(save().code, Some(1), "a backup is not overwritten");
 
     let keys = std::fs::read(data.join("keys.json")).unwrap();
     std::fs::remove_dir_all(&data).unwrap();
     std::fs::create_dir(&data).unwrap();
     std::fs::write(data.join("keys.json"), keys).unwrap();
-    let restored = server(&["restore", "-dataDir", text(&data), "-in", text(&backup)]);
+    let live = folder.path().join("live");
+    let restored = server(&["restore", "-dataDir", text(&data), "-in", text(&live)]);
     assert_eq!(restored.code, Some(0), "{}", restored.err);
     let running = Running::start(&file, folder.path());
     assert_eq!(

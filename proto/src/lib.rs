@@ -40,7 +40,7 @@ macro_rules! generated {
     };
 }
 
-/// SPIRE's server APIs and what they import, as a `FileDescriptorSet`.
+/// The server's APIs, SPIRE's and ours, and what they import, as a `FileDescriptorSet`.
 pub const DESCRIPTORS: &[u8] = include_bytes!("generated/server.bin");
 
 /// The Workload API and what it imports, as a `FileDescriptorSet`.
@@ -84,6 +84,11 @@ generated!(
 
 /// Signet's own services.
 pub mod signet {
+    generated!(
+        /// What SPIRE's server has no call for.
+        server,
+        "signet.server.v1"
+    );
     generated!(
         /// What runs beside an agent tells it.
         node,

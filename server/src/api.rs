@@ -1,10 +1,12 @@
 //! The gRPC surface: decode, authorize, call, encode.
 //!
 //! Two listeners carry it. The TCP port has the services that agents and remote administrators use;
-//! the admin socket has those and, for processes of this machine alone, logger, debug and health.
+//! the admin socket has those and, for processes of this machine alone, logger, debug, backup and
+//! health.
 
 mod agent;
 mod authorize;
+mod backup;
 mod bundle;
 mod caller;
 mod convert;
@@ -87,11 +89,14 @@ pub(crate) fn port_routes(services: &Arc<Services>, gate: &Arc<Gate>) -> Routes 
 
 /// The services of the admin socket.
 pub(crate) fn admin_routes(services: &Arc<Services>, gate: &Arc<Gate>, probe: Probe) -> Routes {
+    use proto::signet::server::backup_server::BackupServer;
     use tonic_health::pb::health_server::HealthServer;
+    let backup = BackupServer::new(backup::Service::new(services, probe.store.clone()));
     let health = HealthServer::new(health::Service::new(probe));
     common_routes(services, gate, MAX_ADMIN_REQUEST)
         .add_service(gated(gate, unbuilt::Logger))
         .add_service(gated(gate, unbuilt::Debug))
+        .add_service(gated(gate, backup))
         .add_service(gated(gate, health))
         .prepare()
 }

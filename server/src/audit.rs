@@ -14,6 +14,8 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::registry::Registry;
 
+use crate::store::Revision;
+
 /// What happened.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Event<'a> {
@@ -41,6 +43,10 @@ pub(crate) enum Event<'a> {
         agent_id: Option<&'a SpiffeId>,
     },
     BundleSet(&'a TrustDomain),
+    /// The whole store was read.
+    BackupTaken {
+        revision: Revision,
+    },
     X509SvidIssued {
         entry: &'a Entry,
         serial: &'a str,
@@ -66,6 +72,7 @@ impl Event<'_> {
             Self::AgentEvicted(_) => "agent_evicted",
             Self::JoinTokenCreated { .. } => "join_token_created",
             Self::BundleSet(_) => "bundle_set",
+            Self::BackupTaken { .. } => "backup_taken",
             Self::X509SvidIssued { .. } => "x509_svid_issued",
             Self::JwtSvidIssued { .. } => "jwt_svid_issued",
         }
@@ -158,6 +165,9 @@ impl Audit {
                 spiffe.id = agent_id.map(SpiffeId::as_str)
             ),
             Event::BundleSet(trust_domain) => line!(self, event, caller, %trust_domain),
+            Event::BackupTaken { revision } => {
+                line!(self, event, caller, store.revision = revision.number());
+            }
             Event::X509SvidIssued {
                 entry,
                 serial,

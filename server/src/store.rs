@@ -25,7 +25,7 @@ use bytes::Bytes;
 #[cfg(any(test, feature = "test-util"))]
 pub use self::memory::Faults;
 pub use self::{
-    backup::{Backup, BackupError, FormatError, RestoreError},
+    backup::{Backup, BackupError, Chunks, FormatError, MAX_BACKUP_BYTES, RestoreError},
     history::{Change, Watch, WatchEvent},
     key::{Family, Key},
 };

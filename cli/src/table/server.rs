@@ -231,11 +231,12 @@ pub(super) static COMMANDS: &[Command] = &[
     ),
     command(
         "server backup",
-        "Writes the store of a server that does not run to a file",
+        "Writes the store of a server to a file, while it runs or after",
         flags!(
             "backup",
+            SOCKET,
             &[
-                Flag::text("dataDir", "The data directory of the server"),
+                Flag::text("dataDir", "The data directory of a server that does not run"),
                 Flag::text("out", "The file to write; it must not exist"),
             ],
         ),

@@ -11,6 +11,7 @@ use tonic::{Code, Status};
 use tracing::{debug, error};
 
 use crate::authority::SignError;
+use crate::store::BackupError;
 use crate::writes::WriteError;
 use crate::writes::entries::Refusal;
 
@@ -57,6 +58,17 @@ pub(super) fn write(what: &str, cause: &WriteError) -> Status {
         WriteError::Store(_) | WriteError::Slow | WriteError::Stalled(_) => cause.to_string(),
     };
     Status::new(code, format!("{what}: {sentence}"))
+}
+
+/// Why a backup was not taken.
+pub(super) fn backup(cause: &BackupError) -> Status {
+    error!(
+        error = runtime::report::chain(cause),
+        error.reason = cause.reason(),
+        operation = "back up the store",
+        "Could not read the store"
+    );
+    Status::internal("failed to read the datastore")
 }
 
 /// What became of a signature that was not made.

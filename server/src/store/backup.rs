@@ -3,14 +3,17 @@
 //! The file holds records as they are, the authorities' journal among them, and no private key: those
 //! are in key custody, and are to be copied with the same care that their file has. A store that is
 //! restored without them makes new authorities; the old ones stay in the bundle until they end.
+//!
+//! It is made record by record, so that a server can send one in pieces to whoever asks for it.
 
 #[cfg(test)]
 mod tests;
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 
-use aws_lc_rs::digest::{SHA256, SHA256_OUTPUT_LEN, digest};
-use bytes::{Buf, Bytes};
+use aws_lc_rs::digest::{self, SHA256, SHA256_OUTPUT_LEN};
+use bytes::{Buf, Bytes, BytesMut};
 use runtime::files::{self, FileError};
 
 use super::{Engine, Key, OpenError, Record, Redb, Revision, Store, StoreError};
@@ -19,7 +22,9 @@ const MAGIC: &[u8; 16] = b"signet-backup\x1a\r\n";
 const VERSION: u32 = 1;
 
 /// The largest backup that is read.
-const MAX_BYTES: u64 = 8 << 30;
+pub const MAX_BACKUP_BYTES: u64 = 8 << 30;
+/// The largest piece in which one is sent.
+const CHUNK_BYTES: usize = 1 << 20;
 /// The longest key, in bytes: a SPIFFE ID with its family.
 const MAX_KEY_BYTES: usize = 4 << 10;
 /// The largest value, in bytes.
@@ -68,7 +73,7 @@ impl Backup {
 
     /// Reads one, and checks that it is whole.
     pub fn read(path: &Path) -> Result<Self, RestoreError> {
-        let bytes = files::read_limited(path, MAX_BYTES)?;
+        let bytes = files::read_limited(path, MAX_BACKUP_BYTES)?;
         let bytes = bytes.ok_or_else(|| RestoreError::Missing {
             path: path.to_owned(),
         })?;
@@ -111,25 +116,20 @@ impl Backup {
 
     /// The bytes of the file: a header, the records, and the SHA-256 of it all.
     pub fn encode(&self) -> Vec<u8> {
-        let size: usize = self
-            .records
-            .iter()
-            .map(|r| r.key.as_str().len() + r.value.len() + 16)
-            .sum();
-        let mut out = Vec::with_capacity(size + self.trust_domain.len() + 128);
-        out.extend_from_slice(MAGIC);
-        out.extend_from_slice(&VERSION.to_be_bytes());
-        put(&mut out, self.trust_domain.as_bytes());
-        out.extend_from_slice(&self.revision.number().to_be_bytes());
-        out.extend_from_slice(&(self.records.len() as u64).to_be_bytes());
+        let mut encoder = Encoder::begin(self);
         for record in &self.records {
-            put(&mut out, record.key.as_str().as_bytes());
-            out.extend_from_slice(&record.revision.number().to_be_bytes());
-            put(&mut out, &record.value);
+            encoder.record(record);
         }
-        let sum = digest(&SHA256, &out);
-        out.extend_from_slice(sum.as_ref());
-        out
+        encoder.end();
+        encoder.out.into()
+    }
+
+    /// The same bytes in pieces, each made when it is asked for.
+    pub fn into_chunks(self) -> Chunks {
+        Chunks {
+            encoder: Encoder::begin(&self),
+            records: Some(self.records.into_iter()),
+        }
     }
 
     /// Reads the bytes of a file.
@@ -151,7 +151,7 @@ impl Backup {
             .checked_sub(SHA256_OUTPUT_LEN)
             .ok_or(FormatError::Damaged)?;
         let (content, sum) = bytes.split_at_checked(body).ok_or(FormatError::Damaged)?;
-        if digest(&SHA256, content).as_ref() != sum {
+        if digest::digest(&SHA256, content).as_ref() != sum {
             return Err(FormatError::Damaged);
         }
         let mut content = bytes.slice(MAGIC.len() + size_of_val(&VERSION)..body);
@@ -184,11 +184,83 @@ impl Backup {
     }
 }
 
-fn put(out: &mut Vec<u8>, bytes: &[u8]) {
-    // INVARIANT: nothing stored is larger than a transaction, so its length has 32 bits.
-    let length = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
-    out.extend_from_slice(&length.to_be_bytes());
-    out.extend_from_slice(bytes);
+/// The bytes of a backup, in pieces of [`CHUNK_BYTES`] at the most.
+#[derive(Debug)]
+pub struct Chunks {
+    encoder: Encoder,
+    /// `None` when all of them, and the sum, are encoded.
+    records: Option<std::vec::IntoIter<Record>>,
+}
+
+impl Iterator for Chunks {
+    type Item = Bytes;
+
+    fn next(&mut self) -> Option<Bytes> {
+        while self.encoder.out.len() < CHUNK_BYTES
+            && let Some(records) = &mut self.records
+        {
+            match records.next() {
+                Some(record) => self.encoder.record(&record),
+                None => {
+                    self.encoder.end();
+                    self.records = None;
+                }
+            }
+        }
+        let length = self.encoder.out.len().min(CHUNK_BYTES);
+        let chunk = self.encoder.out.split_to(length).freeze();
+        (!chunk.is_empty()).then_some(chunk)
+    }
+}
+
+/// What is encoded and not taken yet, and the sum of all that was.
+struct Encoder {
+    out: BytesMut,
+    sum: digest::Context,
+}
+
+impl Encoder {
+    fn begin(backup: &Backup) -> Self {
+        let mut encoder = Self {
+            out: BytesMut::new(),
+            sum: digest::Context::new(&SHA256),
+        };
+        encoder.put(MAGIC);
+        encoder.put(&VERSION.to_be_bytes());
+        encoder.put_long(backup.trust_domain.as_bytes());
+        encoder.put(&backup.revision.number().to_be_bytes());
+        encoder.put(&(backup.records.len() as u64).to_be_bytes());
+        encoder
+    }
+
+    fn record(&mut self, record: &Record) {
+        self.put_long(record.key.as_str().as_bytes());
+        self.put(&record.revision.number().to_be_bytes());
+        self.put_long(&record.value);
+    }
+
+    fn end(&mut self) {
+        let sum = self.sum.clone().finish();
+        self.out.extend_from_slice(sum.as_ref());
+    }
+
+    fn put_long(&mut self, bytes: &[u8]) {
+        // INVARIANT: nothing stored is larger than a transaction, so its length has 32 bits.
+        let length = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
+        self.put(&length.to_be_bytes());
+        self.put(bytes);
+    }
+
+    fn put(&mut self, bytes: &[u8]) {
+        self.sum.update(bytes);
+        self.out.extend_from_slice(bytes);
+    }
+}
+
+impl fmt::Debug for Encoder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Encoder").finish_non_exhaustive()
+    }
 }
 
 fn take(content: &mut Bytes, limit: usize) -> Result<Bytes, FormatError> {

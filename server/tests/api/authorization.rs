@@ -35,7 +35,10 @@ async fn allowed(channel: &Channel) -> Vec<String> {
         .await
         .unwrap_err();
     let on_port = gone.message().is_empty();
-    let local = |path: &String| path.contains(".logger.v1.") || path.contains(".debug.v1.");
+    let local = |path: &String| {
+        let services = [".logger.v1.", ".debug.v1.", "signet.server.v1."];
+        services.iter().any(|service| path.contains(service))
+    };
     let mut allowed = Vec::new();
     for path in every_rpc()
         .into_iter()

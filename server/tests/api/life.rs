@@ -8,24 +8,12 @@ use proto::spire::server::agent::{GetAgentRequest, PostStatusRequest};
 use proto::spire::server::bundle::GetBundleRequest;
 use proto::spire::server::entry::GetEntryRequest;
 use runtime::config::{HealthConfig, HostPort};
-use server::config::{Config, KeysConfig, StoreConfig};
-use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_client::HealthClient;
 
-use super::support::{Server, config, id, start};
-
-fn durable(folder: &TempDir) -> Config {
-    let mut config = config(folder.path());
-    config.store = StoreConfig::Embedded;
-    config.keys = KeysConfig::Disk {
-        path: folder.path().join("keys.json"),
-    };
-    config.data_dir = folder.path().join("data");
-    config
-}
+use super::support::{Server, config, durable, id, start};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_restart_keeps_the_authority_the_entries_and_the_agents() {

@@ -5,6 +5,8 @@ mod agents;
 #[cfg(test)]
 mod authorization;
 #[cfg(test)]
+mod backup;
+#[cfg(test)]
 mod entries;
 #[cfg(test)]
 mod life;

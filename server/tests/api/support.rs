@@ -72,6 +72,17 @@ pub(crate) fn config(folder: &Path) -> Config {
     config
 }
 
+/// The same with a store and keys that outlive the server.
+pub(crate) fn durable(folder: &TempDir) -> Config {
+    let mut config = config(folder.path());
+    config.store = StoreConfig::Embedded;
+    config.keys = KeysConfig::Disk {
+        path: folder.path().join("keys.json"),
+    };
+    config.data_dir = folder.path().join("data");
+    config
+}
+
 pub(crate) async fn start() -> Server {
     start_with(|_| {}).await
 }

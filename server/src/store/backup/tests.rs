@@ -99,6 +99,26 @@ async fn restores_only_into_an_empty_folder_or_beside_keys() {
     assert_eq!(fs::read_dir(&other).unwrap().count(), 1);
 }
 
+#[test]
+fn the_chunks_are_the_file_and_none_is_longer_than_it_may_be() {
+    let record = |n: u8, length: usize| Record {
+        key: Key::entry(n),
+        value: vec![n; length].into(),
+        revision: Revision::new(u64::from(n)),
+    };
+    let lengths = [0, CHUNK_BYTES - 1, 3 * CHUNK_BYTES, 5];
+    let backup = Backup {
+        trust_domain: "example.org".to_owned(),
+        revision: Revision::new(9),
+        records: (0..).zip(lengths).map(|(n, l)| record(n, l)).collect(),
+    };
+    let file = backup.encode();
+    let chunks: Vec<_> = backup.into_chunks().collect();
+    assert!(chunks.iter().all(|chunk| chunk.len() <= CHUNK_BYTES));
+    assert_eq!(chunks.len(), file.len().div_ceil(CHUNK_BYTES));
+    assert_eq!(chunks.concat(), file);
+}
+
 fn backups() -> impl Strategy<Value = Backup> {
     let record = (
         "[a-z]{1,9}/.{1,20}",
@@ -121,7 +141,8 @@ fn backups() -> impl Strategy<Value = Backup> {
 proptest! {
     #[test]
     fn a_backup_reads_as_it_was_written(backup in backups()) {
-        prop_assert_eq!(Backup::decode(&backup.encode().into()), Ok(backup));
+        let bytes: Vec<_> = backup.clone().into_chunks().collect();
+        prop_assert_eq!(Backup::decode(&bytes.concat().into()), Ok(backup));
     }
 
     #[test]
