@@ -5,13 +5,15 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use attestors::workload::k8s::volumes::{Volume, Volumes};
 use identity::bundle::Bundle;
+use identity::selector::{Selector, Selectors};
 use runtime::admin::{self, Pages};
 use runtime::backoff::Backoff;
 use runtime::clock::Clock;
 use runtime::config::HostPort;
 use runtime::files::FileError;
-use runtime::listen::{self, Limits, ListenError, ListenMetrics, Serve};
+use runtime::listen::{self, BoundUnix, Limits, ListenError, ListenMetrics, Serve};
 use runtime::metrics::Metrics;
 use runtime::readiness::{Health, Readiness, ReadinessGuard};
 use runtime::report;
@@ -20,6 +22,7 @@ use runtime::tasks::TaskGroup;
 use tokio::sync::mpsc;
 use tracing::{error, info, warn};
 
+use crate::api;
 use crate::attestation::{AttestationError, Attestor, Kept, Standing};
 use crate::cache::{self, Capacity, driver};
 use crate::config::{Config, SocketConfig};
@@ -98,21 +101,12 @@ impl StartError {
 /// again and again, one that refuses is an error.
 pub async fn start(config: Config, deps: Deps) -> Result<Handle, StartError> {
     let mut kept = open(&config)?;
-    if let Some(socket) = &config.socket {
-        endpoints::check(&socket.path)?;
-    }
+    let admin = open_sockets(&config)?;
     let health = health_listener(&config, &deps).await?;
     let prometheus = metrics_listener(&config, &deps).await?;
     let attestor = attestor(&config, &deps.clock);
-    // All of them now: whoever waits for readiness must not find a component missing.
     let identity = deps.readiness.component("identity");
-    let steps = Steps {
-        synchronization: deps.readiness.component("synchronization"),
-        socket: config
-            .socket
-            .as_ref()
-            .map(|_| deps.readiness.register("socket")),
-    };
+    let steps = Steps::new(&config, &deps);
     let standing = obtain(&attestor, &mut kept, &deps).await?;
     let credentials = Arc::new(Credentials::new(standing.own, Arc::clone(&standing.bundle)));
     let server = Server::new(
@@ -151,6 +145,9 @@ pub async fn start(config: Config, deps: Deps) -> Result<Handle, StartError> {
         "agent.cache",
         Arc::clone(&driver).run(deps.tasks.shutdown()),
     );
+    if let Some(bound) = admin {
+        serve_admin(bound, &driver, &steps, &deps);
+    }
     let socket = config.socket.as_ref().map(|socket| socket.path.clone());
     deps.tasks.spawn(
         "agent.work",
@@ -178,6 +175,15 @@ fn open(config: &Config) -> Result<Kept, StartError> {
         );
     }
     Ok(Kept { state, custody })
+}
+
+/// Opens the admin socket, if there is to be one, and looks whether the other can be opened later.
+fn open_sockets(config: &Config) -> Result<Option<BoundUnix>, ListenError> {
+    if let Some(socket) = &config.socket {
+        endpoints::check(socket)?;
+    }
+    let admin = config.admin_socket.as_deref();
+    admin.map(endpoints::open_admin).transpose()
 }
 
 fn make_folder(folder: &Path) -> Result<(), StartError> {
@@ -259,11 +265,28 @@ fn cache_options(config: &Config) -> driver::Options {
     }
 }
 
-/// What readiness waits for after the identity.
+/// What readiness waits for after the identity, and what the sockets share.
 #[derive(Debug)]
 struct Steps {
     synchronization: Health,
     socket: Option<ReadinessGuard>,
+    listeners: ListenMetrics,
+    /// What storage drivers say of pods.
+    volumes: Arc<Volumes>,
+}
+
+impl Steps {
+    /// All of them before the first is taken: whoever waits for readiness must not find a component
+    /// missing.
+    fn new(config: &Config, deps: &Deps) -> Self {
+        let socket = config.socket.as_ref();
+        Self {
+            synchronization: deps.readiness.component("synchronization"),
+            socket: socket.map(|_| deps.readiness.register("socket")),
+            listeners: deps.metrics.register(ListenMetrics::register),
+            volumes: Volumes::new(),
+        }
+    }
 }
 
 type Driver = Arc<driver::Driver<Server>>;
@@ -304,7 +327,7 @@ async fn work(config: Config, server: Arc<Server>, driver: Driver, steps: Steps,
         () = begin(&server, &driver, &mut sync, &deps.clock) => {}
     }
     if let Some(socket) = &config.socket
-        && let Err(error) = serve(&config, socket, driver, &deps)
+        && let Err(error) = serve(&config, socket, driver, &steps.listeners, &deps)
     {
         error!(error.reason = error.reason(), error = %report::chain(&error), "Could not open the socket of the workloads");
         deps.tasks
@@ -338,6 +361,7 @@ fn serve(
     config: &Config,
     socket: &SocketConfig,
     driver: Driver,
+    listeners: &ListenMetrics,
     deps: &Deps,
 ) -> Result<(), ListenError> {
     let bound = endpoints::open(socket)?;
@@ -354,10 +378,7 @@ fn serve(
         limits: Limits::workload(),
         shutdown: deps.tasks.shutdown(),
         tasks: deps.tasks.clone(),
-        metrics: deps
-            .metrics
-            .register(ListenMetrics::register)
-            .socket(endpoints::NAME),
+        metrics: listeners.socket(endpoints::NAME),
     };
     let served = endpoints::serve(bound, source, endpoints::options(socket), routes, serve);
     let trigger = deps.tasks.trigger().clone();
@@ -368,6 +389,44 @@ fn serve(
         }
     });
     Ok(())
+}
+
+/// Serves what runs beside the agent. It is there before the agent has synchronized: a storage driver
+/// has something to tell by then.
+fn serve_admin(bound: BoundUnix, driver: &Driver, steps: &Steps, deps: &Deps) {
+    let expected = Arc::clone(driver);
+    let services = api::Services {
+        volumes: Arc::clone(&steps.volumes),
+        starts: Arc::new(move |volume| expected.expect(selectors_of(volume))),
+    };
+    let serve = Serve {
+        limits: Limits::admin(),
+        shutdown: deps.tasks.shutdown(),
+        tasks: deps.tasks.clone(),
+        metrics: steps.listeners.socket(endpoints::ADMIN_NAME),
+    };
+    let served = api::serve(bound, services, serve);
+    let trigger = deps.tasks.trigger().clone();
+    deps.tasks.spawn("agent.admin_socket", async move {
+        if let Err(error) = served.await {
+            error!(error.reason = error.reason(), error = %report::chain(&error), "Could not serve the admin socket");
+            trigger.trigger(Reason::Failed("could not serve the admin socket"));
+        }
+    });
+}
+
+/// What every process of the volume's pod will have for selectors, whatever its container is.
+fn selectors_of(volume: &Volume) -> Selectors {
+    let known = [
+        ("ns", volume.namespace.as_str()),
+        ("sa", &volume.service_account),
+        ("pod-name", &volume.pod_name),
+        ("pod-uid", volume.pod.as_str()),
+    ];
+    known
+        .into_iter()
+        .filter_map(|(name, value)| Selector::new("k8s", &format!("{name}:{value}")).ok())
+        .collect()
 }
 
 async fn health_listener(config: &Config, deps: &Deps) -> Result<Option<SocketAddr>, StartError> {

@@ -123,6 +123,7 @@ impl State {
             Event::Bundles { own, federated } => self.take_bundles(own, federated, now),
             Event::Answered { batch, answers } => self.take_answers(batch, answers, now),
             Event::Unanswered { batch, spread } => self.postpone(batch, spread, now),
+            Event::Expected(selectors) => self.expect(&selectors, now),
             Event::TimePassed => {}
             Event::Banned => self.wipe(),
         }

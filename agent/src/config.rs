@@ -6,6 +6,7 @@
 mod plugins;
 mod raw;
 mod read;
+mod sockets;
 #[cfg(test)]
 mod tests;
 mod unbuilt;
@@ -46,6 +47,8 @@ pub struct Config {
     pub join_token: Option<TokenSource>,
     /// `None` opens no socket.
     pub socket: Option<SocketConfig>,
+    /// `None` opens no admin socket.
+    pub admin_socket: Option<PathBuf>,
     pub workload_attestors: Vec<WorkloadAttestorConfig>,
     pub cache: CacheConfig,
     pub sync_interval: Duration,
@@ -76,6 +79,8 @@ pub enum TokenSource {
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct SocketConfig {
     pub path: PathBuf,
+    /// Further names in the same folder.
+    pub aliases: Vec<String>,
     pub workload_api: bool,
     /// `None` serves no secret discovery.
     pub sds: Option<SdsConfig>,

@@ -1,13 +1,15 @@
-//! The socket of the workloads: what is served there, and how it is opened.
+//! The sockets: what is served to workloads, and how all of them are opened.
 
-use std::os::unix::fs::FileTypeExt;
+use std::io;
+use std::os::unix::fs::{FileTypeExt, symlink};
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use attestors::workload::unix::Unix;
 use runtime::listen::{self, BoundUnix, ListenError};
 use runtime::metrics::Metrics;
+use runtime::random;
 use workload_api::options::{SdsOptions, SocketOptions};
 
 use crate::attest::{self, Attestors, WorkloadAttestor};
@@ -16,9 +18,23 @@ use crate::config::{Config, SdsConfig, SocketConfig, WorkloadAttestorConfig};
 /// Everybody on the node may connect: who they are is found out then.
 const MODE: u32 = 0o777;
 
-/// Refuses a path that another process serves, or that is no socket, before anything is done that
+/// The mode of the admin socket is SPIRE's. Who connects is looked at too.
+const ADMIN_MODE: u32 = 0o770;
+
+/// Refuses paths that another process serves, or that are no sockets, before anything is done that
 /// cannot be done twice. The socket itself is opened when there is something to serve.
-pub fn check(path: &Path) -> Result<(), ListenError> {
+pub fn check(socket: &SocketConfig) -> Result<(), ListenError> {
+    check_path(&socket.path)?;
+    for alias in aliases(socket) {
+        // A link is replaced, wherever it leads.
+        if !std::fs::symlink_metadata(&alias).is_ok_and(|file| file.file_type().is_symlink()) {
+            check_path(&alias)?;
+        }
+    }
+    Ok(())
+}
+
+fn check_path(path: &Path) -> Result<(), ListenError> {
     match std::fs::symlink_metadata(path) {
         Ok(file) if !file.file_type().is_socket() => Err(ListenError::NotASocket(path.to_owned())),
         Ok(_) if UnixStream::connect(path).is_ok() => Err(ListenError::InUse(path.to_owned())),
@@ -26,9 +42,41 @@ pub fn check(path: &Path) -> Result<(), ListenError> {
     }
 }
 
-/// Opens the socket.
+/// Opens the socket, and then its other names.
+///
+/// Nothing but its own folder is touched, and each name is put there whole: a folder that is mounted
+/// into pods shows the new socket of a restarted agent without being mounted again.
 pub fn open(socket: &SocketConfig) -> Result<BoundUnix, ListenError> {
-    listen::bind_unix(&socket.path, MODE)
+    let bound = listen::bind_unix(&socket.path, MODE)?;
+    for alias in aliases(socket) {
+        link(socket, &alias).map_err(|source| ListenError::Unix {
+            tried: "make an alias",
+            path: alias,
+            source,
+        })?;
+    }
+    Ok(bound)
+}
+
+/// Opens the admin socket.
+pub fn open_admin(path: &Path) -> Result<BoundUnix, ListenError> {
+    listen::bind_unix(path, ADMIN_MODE)
+}
+
+fn aliases(socket: &SocketConfig) -> impl Iterator<Item = PathBuf> {
+    let names = socket.aliases.iter();
+    names.map(|name| socket.path.with_file_name(name))
+}
+
+/// Makes a name that leads to the socket, in place of what has it. It is relative, so that it leads
+/// there wherever the folder is mounted.
+fn link(socket: &SocketConfig, alias: &Path) -> io::Result<()> {
+    let new = alias.with_file_name(format!(".{}", random::token_hex(8)));
+    symlink(socket.path.file_name().unwrap_or_default(), &new)?;
+    std::fs::rename(&new, alias).inspect_err(|_| {
+        // The first error is the one to tell.
+        let _ = std::fs::remove_file(&new);
+    })
 }
 
 /// The workload attestors that are configured.
@@ -66,6 +114,8 @@ fn sds(sds: &SdsConfig) -> SdsOptions {
 
 /// The name of the socket in metrics.
 pub const NAME: &str = "workload";
+/// The name of the admin socket in metrics.
+pub const ADMIN_NAME: &str = "admin";
 
 /// Serves until shutdown.
 pub async fn serve<S: workload_api::source::IdentitySource>(
@@ -96,5 +146,58 @@ impl ServeError {
             Self::Listen(error) => error.reason(),
             Self::Routes(_) => "routes",
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixListener;
+
+    use super::*;
+
+    fn config(folder: &Path, aliases: &[&str]) -> SocketConfig {
+        SocketConfig {
+            path: folder.join("api.sock"),
+            aliases: aliases.iter().map(|&alias| alias.to_owned()).collect(),
+            workload_api: true,
+            sds: None,
+            allow_unauthenticated_verifiers: false,
+            allowed_foreign_jwt_claims: std::collections::BTreeSet::new(),
+        }
+    }
+
+    #[test]
+    fn every_alias_leads_to_the_socket_also_where_the_folder_is_mounted() {
+        let folder = tempfile::tempdir().unwrap();
+        let config = config(folder.path(), &["socket", "spire-agent.sock"]);
+        // Twice, as after a restart, and over what an older agent left there.
+        drop(UnixListener::bind(folder.path().join("socket")).unwrap());
+        for _ in 0..2 {
+            check(&config).unwrap();
+            let bound = open(&config).unwrap();
+            let elsewhere = tempfile::tempdir().unwrap();
+            let other = elsewhere.path().join("other");
+            symlink(folder.path(), &other).unwrap();
+            for name in ["api.sock", "socket", "spire-agent.sock"] {
+                UnixStream::connect(other.join(name)).unwrap();
+            }
+            let target = std::fs::read_link(folder.path().join("socket")).unwrap();
+            assert_eq!(target, Path::new("api.sock"));
+            drop(bound);
+        }
+        let names = std::fs::read_dir(folder.path()).unwrap().count();
+        assert_eq!(names, 2, "the links stay, and nothing else does");
+    }
+
+    #[test]
+    fn an_alias_that_belongs_to_somebody_else_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let config = config(folder.path(), &["socket"]);
+        let other = UnixListener::bind(folder.path().join("socket")).unwrap();
+        assert_eq!(check(&config).unwrap_err().reason(), "in_use");
+        drop(other);
+        std::fs::remove_file(folder.path().join("socket")).unwrap();
+        std::fs::write(folder.path().join("socket"), "kept").unwrap();
+        assert_eq!(check(&config).unwrap_err().reason(), "not_a_socket");
     }
 }

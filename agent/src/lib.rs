@@ -1,6 +1,7 @@
 //! The agent: proves which node it is, and gets identities for the workloads that it attests.
 
 pub mod agent;
+pub mod api;
 pub mod attest;
 pub mod attestation;
 pub mod bootstrap;

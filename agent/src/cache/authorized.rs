@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use identity::entry::{Entry, EntryId};
+use identity::selector::Selectors;
 
 use super::slot::{Slot, Work};
 use super::{Phase, State};
@@ -133,6 +134,19 @@ impl State {
         for id in &chosen {
             self.slots.edit(id, now, |slot| slot.prefetch = true);
             self.review(id, now);
+        }
+    }
+
+    /// Has the SVIDs signed that callers are about to ask for, in place of those used longest ago.
+    pub(super) fn expect(&mut self, selectors: &Selectors, now: SystemTime) {
+        self.uses += 1;
+        let uses = self.uses;
+        for id in self.index.matching(selectors) {
+            self.slots.edit(&id, now, |slot| {
+                slot.used = uses;
+                slot.prefetch |= !slot.entry.disable_x509_svid_prefetch;
+            });
+            self.review(&id, now);
         }
     }
 

@@ -166,6 +166,17 @@ impl<U: Upstream> Driver<U> {
         self.inner.lock().state.entries_of(selectors)
     }
 
+    /// Callers that have at least these selectors are about to come: has their SVIDs signed, and if the
+    /// server has told of none, asks it again, since their entries may be as new as they are.
+    pub fn expect(self: &Arc<Self>, selectors: Selectors) {
+        let mut inner = self.inner.lock();
+        if inner.state.entries_of(&selectors).is_empty() {
+            self.sync_now();
+        } else {
+            self.apply_locked(&mut inner, Event::Expected(selectors));
+        }
+    }
+
     /// Takes what a synchronization brought. The bundles come first, so that no SVID is served
     /// whose authority the workload has not seen.
     pub fn synced(

@@ -36,6 +36,8 @@ pub enum Event {
     Joined(Selectors),
     /// The last stream with these selectors ended.
     Left(Selectors),
+    /// Callers that have at least these selectors are about to come.
+    Expected(Selectors),
     /// The time has come that [`super::State::alarm`] named, or the clock was set.
     TimePassed,
     /// The server banned this agent.

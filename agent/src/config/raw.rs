@@ -12,6 +12,14 @@ pub(super) struct File {
     pub(super) plugins: Option<Body>,
     pub(super) telemetry: Telemetry,
     pub(super) health_checks: HealthChecks,
+    pub(super) signet: Signet,
+}
+
+/// Our own keys. SPIRE's file has no such block.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Signet {
+    pub(super) socket_aliases: Vec<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -45,8 +53,8 @@ pub(super) struct Agent {
     pub(super) log_source_location: Option<bool>,
     pub(super) log_selectors: Vec<String>,
     pub(super) experimental: Experimental,
+    pub(super) admin_socket_path: Option<PathBuf>,
     // Known, and not built.
-    pub(super) admin_socket_path: Option<Body>,
     pub(super) authorized_delegates: Option<Vec<String>>,
     pub(super) trust_bundle_unix_socket: Option<Body>,
     pub(super) trust_bundle_spiffe_workload_api: Option<Body>,

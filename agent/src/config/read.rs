@@ -10,9 +10,8 @@ use runtime::log::LogConfig;
 
 use super::plugins::{self, Plugins};
 use super::{
-    CacheConfig, Config, DEFAULT_CACHE_SIZE, DEFAULT_DATA_DIR, DEFAULT_SOCKET_PATH,
-    DEFAULT_SYNC_INTERVAL, HealthConfig, HostPort, Overrides, SdsConfig, ServerAddress,
-    SocketConfig, TokenSource, raw, unbuilt,
+    CacheConfig, Config, DEFAULT_CACHE_SIZE, DEFAULT_DATA_DIR, DEFAULT_SYNC_INTERVAL, HealthConfig,
+    HostPort, Overrides, ServerAddress, TokenSource, raw, sockets, unbuilt,
 };
 use crate::bootstrap::{BundleFormat, TrustSource, Url};
 
@@ -35,6 +34,7 @@ pub(super) fn read(
             .read("agent", &mut problems),
         health: file.health_checks.read(&mut problems),
         prometheus: file.telemetry.read(&mut problems),
+        aliases: file.signet.socket_aliases,
     };
     apply(&mut agent, overrides);
     unbuilt::refuse(&agent, &mut problems);
@@ -48,6 +48,7 @@ struct Rest {
     log: LogConfig,
     health: Option<HealthConfig>,
     prometheus: Option<HostPort>,
+    aliases: Vec<String>,
 }
 
 fn assemble(agent: raw::Agent, rest: Rest, problems: &mut Problems) -> Option<Config> {
@@ -82,7 +83,8 @@ fn assemble(agent: raw::Agent, rest: Rest, problems: &mut Problems) -> Option<Co
         log: rest.log,
         health: rest.health,
         prometheus: rest.prometheus,
-        socket: socket(agent, problems),
+        admin_socket: sockets::admin(&agent, problems),
+        socket: sockets::workload(agent, rest.aliases, problems),
     })
 }
 
@@ -263,35 +265,4 @@ fn size(path: &str, size: Option<i64>, problems: &mut Problems) -> Option<usize>
             usize::try_from(size).map_err(|_range| "should not be negative"),
         ),
     }
-}
-
-fn socket(agent: raw::Agent, problems: &mut Problems) -> Option<SocketConfig> {
-    let workload_api = agent.disable_workload_api != Some(true);
-    let sds = (agent.disable_sds_api != Some(true)).then(|| sds(agent.sds, problems));
-    (workload_api || sds.is_some()).then(|| SocketConfig {
-        path: agent
-            .socket_path
-            .unwrap_or_else(|| PathBuf::from(DEFAULT_SOCKET_PATH)),
-        workload_api,
-        sds,
-        allow_unauthenticated_verifiers: agent.allow_unauthenticated_verifiers == Some(true),
-        allowed_foreign_jwt_claims: agent.allowed_foreign_jwt_claims.into_iter().collect(),
-    })
-}
-
-fn sds(sds: raw::Sds, problems: &mut Problems) -> SdsConfig {
-    let name =
-        |name: Option<String>, default: &str| given(name).unwrap_or_else(|| default.to_owned());
-    let config = SdsConfig {
-        default_svid_name: name(sds.default_svid_name, "default"),
-        default_bundle_name: name(sds.default_bundle_name, "ROOTCA"),
-        default_all_bundles_name: name(sds.default_all_bundles_name, "ALL"),
-        disable_spiffe_cert_validation: sds.disable_spiffe_cert_validation == Some(true),
-    };
-    if config.default_bundle_name == config.default_all_bundles_name {
-        problems.warn(
-            "`agent.sds.default_bundle_name` and `agent.sds.default_all_bundles_name` are the same; the latter is passed over",
-        );
-    }
-    config
 }

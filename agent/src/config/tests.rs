@@ -98,10 +98,6 @@ fn all_errors_are_told_at_once_with_their_keys() {
 fn what_is_not_built_is_refused_by_name() {
     for (line, key) in [
         (
-            r#"admin_socket_path = "/tmp/admin.sock""#,
-            "agent.admin_socket_path",
-        ),
-        (
             r#"authorized_delegates = ["spiffe://example.org/d"]"#,
             "agent.authorized_delegates",
         ),
@@ -206,4 +202,46 @@ fn health_and_metrics_have_spires_keys() {
         ("/l", "/ready")
     );
     assert_eq!(config.prometheus.unwrap().port, 9988);
+}
+
+#[test]
+fn the_admin_socket_is_not_where_workloads_can_reach_it() {
+    let (config, _) = load(&with(r#"admin_socket_path = "/run/admin/admin.sock""#)).unwrap();
+    assert_eq!(config.admin_socket, Some("/run/admin/admin.sock".into()));
+    let (config, _) = load(&with(r#"admin_socket_path = """#)).unwrap();
+    assert_eq!(config.admin_socket, None);
+    for path in [
+        "/tmp/spire-agent/public/admin.sock",
+        "/tmp/spire-agent/public/below/admin.sock",
+        "/tmp/spire-agent/private/../public/admin.sock",
+    ] {
+        let error = refusal(&with(&format!("admin_socket_path = {path:?}")));
+        let words = "admin socket cannot be in the same directory or a subdirectory";
+        assert!(error.contains(words), "{error}");
+    }
+    // Where no workload is served, there is nothing to keep apart from.
+    let (config, _) = load(&with(
+        r#"
+        disable_workload_api = true disable_sds_api = true
+        admin_socket_path = "/tmp/spire-agent/public/admin.sock"
+        "#,
+    ))
+    .unwrap();
+    assert!(config.socket.is_none() && config.admin_socket.is_some());
+}
+
+#[test]
+fn aliases_of_the_socket_are_names_beside_it() {
+    let text = |names: &str| {
+        AGENT.to_owned() + PLUGINS + &format!("signet {{ socket_aliases = [{names}] }}")
+    };
+    let (config, _) = load(&text(r#""socket", "spire-agent.sock""#)).unwrap();
+    assert_eq!(
+        config.socket.unwrap().aliases,
+        ["socket", "spire-agent.sock"]
+    );
+    for name in ["", "../x", "a/b", "/x", ".", "..", "api.sock"] {
+        let error = refusal(&text(&format!("{name:?}")));
+        assert!(error.contains("`signet.socket_aliases`"), "{name}: {error}");
+    }
 }

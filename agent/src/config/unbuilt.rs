@@ -49,14 +49,9 @@ pub(super) fn refuse(agent: &raw::Agent, problems: &mut Problems) {
     );
 }
 
-fn sections(agent: &raw::Agent) -> [(&'static str, &Option<Body>, &'static str); 7] {
+fn sections(agent: &raw::Agent) -> [(&'static str, &Option<Body>, &'static str); 6] {
     let experimental = &agent.experimental;
     [
-        (
-            "agent.admin_socket_path",
-            &agent.admin_socket_path,
-            "the admin socket is not built",
-        ),
         (
             "agent.trust_bundle_unix_socket",
             &agent.trust_bundle_unix_socket,

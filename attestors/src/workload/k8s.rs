@@ -2,3 +2,4 @@
 
 pub mod kubelet;
 pub mod pod;
+pub mod volumes;

@@ -107,7 +107,7 @@ pub(crate) fn publish(pods: &Path, request: &NodePublishVolumeRequest) -> Result
         id,
         pod_name: name(said, context::POD_NAME)?,
         namespace: name(said, context::NAMESPACE)?,
-        service_account: name(said, context::SERVICE_ACCOUNT)?,
+        service_account: account(said)?,
         target,
     })
 }
@@ -133,6 +133,14 @@ fn name(said: &BTreeMap<String, String>, key: &'static str) -> Result<String, Re
         .filter(|name| (1..=MAX_NAME_BYTES).contains(&name.len()))
         .cloned()
         .ok_or(Refusal::NoPod(key))
+}
+
+/// A static pod has no service account.
+fn account(said: &BTreeMap<String, String>) -> Result<String, Refusal> {
+    match said.get(context::SERVICE_ACCOUNT).map(String::as_str) {
+        Some("") => Ok(String::new()),
+        _ => name(said, context::SERVICE_ACCOUNT),
+    }
 }
 
 #[cfg(test)]

@@ -553,3 +553,40 @@ fn batches_halve_while_the_server_fails_on_them_and_double_again() {
     }
     assert_eq!(sizes, [500, 250, 125, 62, 124, 248, 496]);
 }
+
+#[test]
+fn what_is_expected_is_signed_in_place_of_what_was_used_longest_ago() {
+    let entries = [
+        entry("a", &["k8s:ns:one"]),
+        entry("b", &["k8s:ns:two"]),
+        entry("c", &["k8s:ns:two", "k8s:container-name:x"]),
+    ];
+    let mut bench = Bench::new(1);
+    let authority = bundles(&[&bench.ca]);
+    bench.apply(authority).apply(synced(&entries)).sign();
+    // There was room for one.
+    assert_eq!(bench.state.census().x509_svids, 1);
+    bench
+        .apply(Event::Expected(selectors(&["k8s:ns:two", "k8s:sa:s"])))
+        .sign();
+    let census = bench.state.census();
+    assert_eq!((census.x509_svids, census.queued), (1, 0));
+    bench.published();
+    // It is served at once, from what was signed ahead.
+    bench.join(&["k8s:ns:two", "k8s:sa:s"]);
+    assert!(bench.take_batch().is_none());
+    assert_eq!(bench.published(), [Some(vec!["b".to_owned()])]);
+}
+
+#[test]
+fn an_expected_caller_does_not_overrule_an_entry_that_is_not_to_be_prefetched() {
+    let entry = Entry {
+        disable_x509_svid_prefetch: true,
+        ..entry("a", &["k8s:ns:one"])
+    };
+    let mut bench = Bench::new(10);
+    let authority = bundles(&[&bench.ca]);
+    bench.apply(authority).apply(synced(&[entry]));
+    bench.apply(Event::Expected(selectors(&["k8s:ns:one"])));
+    assert!(bench.take_batch().is_none());
+}

@@ -149,6 +149,9 @@ fn what_the_kubelet_must_say_is_asked_for_by_name() {
         context::SERVICE_ACCOUNT,
     ] {
         for value in [None, Some(String::new()), Some("x".repeat(254))] {
+            if key == context::SERVICE_ACCOUNT && value.as_deref() == Some("") {
+                continue;
+            }
             let text = refusal(|request| {
                 request.volume_context.remove(key);
                 if let Some(value) = value {
@@ -158,6 +161,15 @@ fn what_the_kubelet_must_say_is_asked_for_by_name() {
             assert!(text.contains(key), "{text}");
         }
     }
+}
+
+#[test]
+fn a_static_pod_has_no_service_account() {
+    let mut request = request(pods(), "csi-1");
+    let key = context::SERVICE_ACCOUNT.to_owned();
+    request.volume_context.insert(key, String::new());
+    let volume = publish(pods(), &request).unwrap();
+    assert_eq!(volume.service_account, "");
 }
 
 #[test]
