@@ -53,4 +53,4 @@ fn authorize<T>(request: &Request<T>) -> Result<(), Status> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -1,5 +1,7 @@
 //! The life of an agent against a small server: attested, restarted, refused and banned.
 
+use std::os::unix::fs::PermissionsExt;
+
 use identity::trust_domain::TrustDomain;
 use runtime::shutdown::{Shutdown, ShutdownTrigger};
 use runtime::tasks::Drained;
@@ -7,6 +9,7 @@ use tempfile::TempDir;
 use workload_api::client::{Endpoint, WorkloadClient};
 
 use super::*;
+use crate::api::tests::{Driver, UID, published};
 use crate::config::Overrides;
 use crate::upstream::grpc::fake::Fake;
 
@@ -187,6 +190,28 @@ async fn serves_a_workload_what_its_entry_grants() {
     assert!(text.contains("spiffe://example.org/w"), "{text}");
     drop(client);
     agent.stop().await;
+}
+
+#[tokio::test]
+async fn a_storage_driver_is_heard_on_the_admin_socket() {
+    let fake = Fake::start();
+    fake.token("t");
+    let place = Place::new(&fake);
+    let apart = tempfile::tempdir().unwrap();
+    let socket = apart.path().join("made/admin.sock");
+    let lines = format!(
+        r#"join_token = "t" admin_socket_path = "{}""#,
+        socket.display()
+    );
+    let agent = place.start(&lines).await.unwrap();
+    let mode = std::fs::metadata(&socket).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o770);
+    let mut driver = Driver::connect(&socket).await;
+    driver.tell(published("csi-1", UID)).await;
+    within(driver.applied(1)).await;
+    drop(driver);
+    agent.ready().await.stop().await;
+    assert!(!socket.try_exists().unwrap());
 }
 
 #[tokio::test]

@@ -29,7 +29,7 @@ struct Admin {
 }
 
 /// A driver's end of a stream.
-struct Driver {
+pub(crate) struct Driver {
     changes: mpsc::Sender<ReportRequest>,
     answers: Streaming<proto::signet::node::ReportResponse>,
 }
@@ -67,13 +67,7 @@ impl Admin {
     }
 
     async fn driver(&self) -> Driver {
-        let (changes, queued) = mpsc::channel(100);
-        let mut client = VolumesClient::new(self.channel().await);
-        let answers = client.report(ReceiverStream::new(queued)).await.unwrap();
-        Driver {
-            changes,
-            answers: answers.into_inner(),
-        }
+        Driver::connect(&self.folder.path().join("admin.sock")).await
     }
 
     async fn stop(self) {
@@ -84,13 +78,23 @@ impl Admin {
 }
 
 impl Driver {
-    async fn tell(&self, change: Change) {
+    pub(crate) async fn connect(socket: &Path) -> Self {
+        let (changes, queued) = mpsc::channel(100);
+        let mut client = VolumesClient::new(dial(socket).await);
+        let answers = client.report(ReceiverStream::new(queued)).await.unwrap();
+        Self {
+            changes,
+            answers: answers.into_inner(),
+        }
+    }
+
+    pub(crate) async fn tell(&self, change: Change) {
         let change = Some(change);
         self.changes.send(ReportRequest { change }).await.unwrap();
     }
 
     /// Waits until so many messages have taken effect.
-    async fn applied(&mut self, count: u64) {
+    pub(crate) async fn applied(&mut self, count: u64) {
         while self.answers.message().await.unwrap().unwrap().applied < count {}
     }
 }
@@ -106,7 +110,7 @@ async fn dial(path: &Path) -> Channel {
         .unwrap()
 }
 
-fn published(id: &str, pod_uid: &str) -> Change {
+pub(crate) fn published(id: &str, pod_uid: &str) -> Change {
     Change::Published(proto::signet::node::Volume {
         volume_id: id.to_owned(),
         pod_uid: pod_uid.to_owned(),
@@ -116,7 +120,7 @@ fn published(id: &str, pod_uid: &str) -> Change {
     })
 }
 
-const UID: &str = "b2a1f0de-7f4c-4c6e-9d51-0a2b3c4d5e6f";
+pub(crate) const UID: &str = "b2a1f0de-7f4c-4c6e-9d51-0a2b3c4d5e6f";
 
 #[tokio::test]
 async fn a_driver_reports_and_the_starts_of_new_pods_are_told() {

@@ -6,6 +6,9 @@
 
 use std::borrow::Borrow;
 use std::collections::BTreeMap;
+use std::fs::OpenOptions;
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -123,7 +126,7 @@ impl Volumes {
         if self.all.borrow().get(&volume.id) == Some(&volume) {
             return Ok(());
         }
-        files::write_private(&self.path(&volume.id), &write(&volume))?;
+        self.write(&volume)?;
         self.all.send_modify(|all| {
             Arc::make_mut(all).insert(volume.id.clone(), volume);
         });
@@ -136,6 +139,26 @@ impl Volumes {
         self.all.send_if_modified(|all| {
             all.contains_key(id) && Arc::make_mut(all).remove(id).is_some()
         });
+    }
+
+    /// Puts the file there whole. It is not flushed: a pod would wait for the disk, and what a power cut
+    /// takes away is of a mount that is gone with it.
+    fn write(&self, volume: &Volume) -> Result<(), FileError> {
+        let path = self.path(&volume.id);
+        let new = self.folder.join(format!(".{}", volume.id.as_str()));
+        let written = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(&new)
+            .and_then(|mut file| file.write_all(&write(volume)))
+            .and_then(|()| std::fs::rename(&new, &path));
+        written.map_err(|source| FileError {
+            action: "write",
+            path,
+            source,
+        })
     }
 
     fn path(&self, id: &VolumeId) -> PathBuf {
