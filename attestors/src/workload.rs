@@ -28,6 +28,24 @@ pub enum Denial {
     /// The process ran another program while it was looked at.
     #[error("the caller's executable has changed while it was attested")]
     ExecutableChanged,
+    /// The kernel's hierarchies name different pods or containers for one process.
+    #[error("the caller's cgroups name more than one pod or container")]
+    CgroupContradiction,
+    /// The kubelet reports the container in another pod than the kernel does.
+    #[error("the caller's container belongs to another pod than its cgroup says")]
+    ContainerOfAnotherPod,
+    /// The pod is bound to another node, so whoever answers is not this node's kubelet.
+    #[error("the caller's pod is bound to another node than this one")]
+    PodOnAnotherNode,
+    /// What the kubelet told a storage driver of the pod is not what its list says.
+    #[error("the caller's pod is another one to the storage driver than in the kubelet's list")]
+    PodContradiction,
+    /// The kubelet has two pods of that UID, or two that have the container.
+    #[error("more than one pod could be the caller's")]
+    PodAmbiguous,
+    /// The container was added to a running pod, with an image of somebody's choice.
+    #[error("the caller is in an ephemeral container, which has no part in its pod's identity")]
+    EphemeralContainer,
 }
 
 impl Denial {
@@ -38,6 +56,12 @@ impl Denial {
             Self::Exited => "peer_exited",
             Self::CredentialsChanged => "peer_credentials_changed",
             Self::ExecutableChanged => "peer_executable_changed",
+            Self::CgroupContradiction => "cgroup_contradiction",
+            Self::ContainerOfAnotherPod => "container_of_another_pod",
+            Self::PodOnAnotherNode => "pod_on_another_node",
+            Self::PodContradiction => "pod_contradiction",
+            Self::PodAmbiguous => "pod_ambiguous",
+            Self::EphemeralContainer => "ephemeral_container",
         }
     }
 }

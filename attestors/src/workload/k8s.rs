@@ -1,5 +1,261 @@
 //! The workload attestor `k8s`: which pod a process belongs to, as the kubelet tells.
+//!
+//! Two witnesses must agree: the kernel, by the cgroup of the process, and the kubelet, by its list of
+//! pods. A container may call before the kubelet has reported it. It is answered early, with what is
+//! certain of its pod, if no entry of this agent could match it better once it is reported; otherwise
+//! it waits for as long as SPIRE's settings say, and no longer than the process lives.
 
+mod judge;
 pub mod kubelet;
 pub mod pod;
+pub mod selectors;
 pub mod volumes;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use identity::selector::{SelectorError, Selectors};
+use runtime::unix::Peer;
+use tokio::time::Instant;
+
+use self::judge::{JudgeError, Judgement, Pods, Rules, judge};
+use self::kubelet::{Kubelet, KubeletError, PodLookupError, Snapshot};
+use self::pod::Pod;
+use self::volumes::Volumes;
+use super::cgroup::{self, CgroupError, ContainerId, Place, PodUid, Viewpoint};
+use super::{Denial, Verdict};
+
+/// The name of this attestor in configuration, and the kind of its selectors.
+pub const NAME: &str = "k8s";
+
+/// What the agent's entries ask for. The agent implements it.
+pub trait Interest: Send + Sync {
+    /// Whether an entry of this agent could match a caller that has these selectors and, once its
+    /// container is reported, others of those that [`selectors::may_come`].
+    fn may_match(&self, known: &Selectors) -> bool;
+}
+
+/// What an operator may set.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The name of this node, if it is known: pods of another node are denied.
+    pub node_name: Option<String>,
+    /// How long a container is awaited that the kubelet has not reported.
+    pub patience: Duration,
+    /// SPIRE's `disable_container_selectors`: that the pod is known is enough.
+    pub disable_container_selectors: bool,
+    /// Ours: ephemeral containers are attested as others are, with `container-type:ephemeral`.
+    pub ephemeral_containers: bool,
+}
+
+impl Options {
+    /// SPIRE's `max_poll_attempts`, if none is set.
+    pub const MAX_POLL_ATTEMPTS: u32 = 60;
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            node_name: None,
+            patience: kubelet::KubeletOptions::POLL_RETRY_INTERVAL * Self::MAX_POLL_ATTEMPTS,
+            disable_container_selectors: false,
+            ephemeral_containers: false,
+        }
+    }
+}
+
+/// The attestor. Clones share the kubelet.
+#[derive(Clone, Debug)]
+pub struct K8s {
+    kubelet: Kubelet,
+    viewpoint: Arc<Viewpoint>,
+    rules: Arc<Rules>,
+    patience: Duration,
+}
+
+impl K8s {
+    /// An attestor that asks `kubelet`, looks from `viewpoint`, which is the agent's own, and holds
+    /// what it finds against what storage drivers say of pods.
+    #[must_use]
+    pub fn new(
+        options: Options,
+        viewpoint: Viewpoint,
+        kubelet: Kubelet,
+        volumes: Arc<Volumes>,
+    ) -> Self {
+        Self {
+            kubelet,
+            viewpoint: Arc::new(viewpoint),
+            rules: Arc::new(Rules {
+                node_name: options.node_name,
+                omits_container: options.disable_container_selectors,
+                allows_ephemeral: options.ephemeral_containers,
+                volumes,
+            }),
+            patience: options.patience,
+        }
+    }
+
+    /// How long an answer may take at most: what is awaited, and one request to the kubelet.
+    #[must_use]
+    pub fn patience(&self) -> Duration {
+        self.patience
+    }
+
+    /// Finds out in which container a process runs. A process that is in none has no selectors.
+    pub async fn attest(
+        &self,
+        peer: &Arc<Peer>,
+        interest: &dyn Interest,
+    ) -> Result<Verdict, K8sError> {
+        let place = match self.place(peer).await {
+            Ok(place) => place,
+            // A read that fails because the process is gone is no failure of ours.
+            Err(_) if !peer.is_alive() => return Ok(Verdict::Denied(Denial::Exited)),
+            Err(K8sError::Cgroup(CgroupError::Contradiction)) => {
+                return Ok(Verdict::Denied(Denial::CgroupContradiction));
+            }
+            Err(error) => return Err(error),
+        };
+        let Place::Pod { pod, container } = place else {
+            return Ok(Verdict::Attested(Selectors::default()));
+        };
+        let verdict = tokio::select! {
+            biased;
+            () = peer.exited() => return Ok(Verdict::Denied(Denial::Exited)),
+            verdict = self.find(pod.as_ref(), &container, interest) => verdict?,
+        };
+        if !peer.is_alive() {
+            return Ok(Verdict::Denied(Denial::Exited));
+        }
+        Ok(verdict)
+    }
+
+    /// The kernel makes this text under locks that a busy node holds for long.
+    async fn place(&self, peer: &Arc<Peer>) -> Result<Place, K8sError> {
+        let (peer, viewpoint) = (Arc::clone(peer), Arc::clone(&self.viewpoint));
+        let look = move || {
+            let text = peer
+                .proc_file("cgroup", cgroup::MAX_BYTES)
+                .map_err(K8sError::Read)?;
+            Ok(viewpoint.locate(&text)?)
+        };
+        tokio::task::spawn_blocking(look)
+            .await
+            .map_err(K8sError::Interrupted)?
+    }
+
+    async fn find(
+        &self,
+        pod: Option<&PodUid>,
+        container: &ContainerId,
+        interest: &dyn Interest,
+    ) -> Result<Verdict, K8sError> {
+        let called = Instant::now();
+        let deadline = called + self.patience;
+        let mut snapshot = self.kubelet.snapshot().await?;
+        loop {
+            let settled = match judge(&*snapshot, pod, container, &self.rules) {
+                Ok(Judgement::Attested(found)) => return Ok(Verdict::Attested(found)),
+                Ok(Judgement::Denied(denial)) => return Ok(Verdict::Denied(denial)),
+                Ok(Judgement::Awaited { settled }) => settled,
+                Err(JudgeError::Lookup(PodLookupError::Ambiguous)) => {
+                    return Ok(Verdict::Denied(Denial::PodAmbiguous));
+                }
+                Err(JudgeError::Lookup(error)) => return Err(error.into()),
+                Err(JudgeError::Selector(error)) => return Err(error.into()),
+            };
+            if let Some(why) = snapshot.stale() {
+                return Err(why.clone().into());
+            }
+            let now = Instant::now();
+            // Only a list that is no older than the call tells whether a container may be an
+            // ephemeral one: the kubelet knows of those before it starts them.
+            let is_fresh = snapshot.age(now) <= now.duration_since(called);
+            if let Some(settled) = settled
+                && is_fresh
+                && !interest.may_match(&settled)
+            {
+                return Ok(Verdict::Attested(settled));
+            }
+            let newer = self.kubelet.newer_than(snapshot.version);
+            snapshot = match tokio::time::timeout_at(deadline, newer).await {
+                Ok(newer) => newer?,
+                Err(_) => return Err(K8sError::NotReported(self.patience)),
+            };
+        }
+    }
+}
+
+impl Pods for Snapshot {
+    type Error = PodLookupError;
+
+    fn pod(&self, uid: &PodUid) -> Result<Option<Arc<Pod>>, PodLookupError> {
+        self.pod(uid)
+    }
+
+    fn by_container(&self, id: &ContainerId) -> Result<Option<Arc<Pod>>, PodLookupError> {
+        self.by_container(id)
+    }
+}
+
+/// Why it could not be found out where a process runs.
+#[derive(Debug, thiserror::Error)]
+pub enum K8sError {
+    /// `/proc/PID/cgroup` could not be read.
+    #[error("could not read the caller's cgroups")]
+    Read(#[source] std::io::Error),
+    /// It does not say where the process is.
+    #[error("could not place the caller by its cgroups")]
+    Cgroup(#[from] CgroupError),
+    /// The kubelet did not answer.
+    #[error("could not ask the kubelet for its pods")]
+    Kubelet(#[from] KubeletError),
+    /// The kubelet's answer has the pod, and cannot be read.
+    #[error("could not look up the caller's pod")]
+    Lookup(#[from] PodLookupError),
+    /// What was found cannot be a selector.
+    #[error(transparent)]
+    Selector(#[from] SelectorError),
+    /// The kubelet did not report the container for as long as the configuration allows.
+    #[error("the kubelet has not reported the caller's container for {0:?}")]
+    NotReported(Duration),
+    /// The process is shutting down, or the attestor panicked.
+    #[error("the look at the caller was interrupted")]
+    Interrupted(#[source] tokio::task::JoinError),
+}
+
+impl K8sError {
+    /// Whether nothing was learned of the caller because the kubelet could not be asked. That it was
+    /// asked and has not reported the container is an answer.
+    #[must_use]
+    pub fn is_unasked(&self) -> bool {
+        match self {
+            Self::Kubelet(_) | Self::Lookup(PodLookupError::Stale(_)) | Self::Interrupted(_) => {
+                true
+            }
+            Self::Read(_)
+            | Self::Cgroup(_)
+            | Self::Lookup(PodLookupError::Malformed(_) | PodLookupError::Ambiguous)
+            | Self::Selector(_)
+            | Self::NotReported(_) => false,
+        }
+    }
+
+    /// A stable label for logs and metrics.
+    #[must_use]
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Read(_) => "cgroup_unreadable",
+            Self::Cgroup(error) => error.reason(),
+            Self::Kubelet(error) => error.reason(),
+            Self::Lookup(error) => error.reason(),
+            Self::Selector(error) => error.reason(),
+            Self::NotReported(_) => "container_not_reported",
+            Self::Interrupted(_) => "interrupted",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
