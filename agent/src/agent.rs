@@ -327,7 +327,14 @@ async fn work(config: Config, server: Arc<Server>, driver: Driver, steps: Steps,
         () = begin(&server, &driver, &mut sync, &deps.clock) => {}
     }
     if let Some(socket) = &config.socket
-        && let Err(error) = serve(&config, socket, driver, &steps.listeners, &deps)
+        && let Err(error) = serve(
+            &config,
+            socket,
+            driver,
+            &steps.listeners,
+            &steps.volumes,
+            &deps,
+        )
     {
         error!(error.reason = error.reason(), error = %report::chain(&error), "Could not open the socket of the workloads");
         deps.tasks
@@ -362,10 +369,11 @@ fn serve(
     socket: &SocketConfig,
     driver: Driver,
     listeners: &ListenMetrics,
+    volumes: &Arc<Volumes>,
     deps: &Deps,
 ) -> Result<(), ListenError> {
     let bound = endpoints::open(socket)?;
-    let attestors = endpoints::attestors(config, &deps.metrics);
+    let attestors = endpoints::attestors(config, volumes, deps);
     let source = Arc::new(Source::new(attestors, driver));
     let routes = workload_api::routes::Deps {
         clock: deps.clock.clone(),

@@ -4,6 +4,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use attestors::workload::k8s::kubelet::KubeletOptions;
+use attestors::workload::k8s::{self, Interest, K8s, K8sError};
 use attestors::workload::unix::{self, Unix, UnixError};
 use attestors::workload::{Denial, Verdict};
 use futures_util::future::join_all;
@@ -19,9 +21,10 @@ use tokio::time::timeout;
 use tracing::{debug, warn};
 use workload_api::source::AttestError;
 
-/// How long one attestor may take.
+/// How long an attestor may take that asks this machine alone, and how long a caller waits for its
+/// turn.
 pub const DEADLINE: Duration = Duration::from_secs(5);
-/// How many callers are attested at once; others wait for as long as an attestor may take.
+/// How many callers an attestor looks at at once, if its looks keep threads busy.
 const AT_ONCE: usize = 64;
 
 /// An attested process: it is held, and what is known of it.
@@ -31,6 +34,8 @@ const AT_ONCE: usize = 64;
 pub struct Caller {
     peer: Arc<Peer>,
     selectors: Selectors,
+    // What each attestor found, in their order. `None` if it failed.
+    found: Vec<Option<Selectors>>,
 }
 
 impl Caller {
@@ -47,6 +52,7 @@ impl Caller {
 #[derive(Clone, Debug)]
 pub enum WorkloadAttestor {
     Unix(Unix),
+    K8s(K8s),
     #[cfg(test)]
     Fake(tests::Fake),
 }
@@ -55,14 +61,42 @@ impl WorkloadAttestor {
     fn name(&self) -> Name {
         match self {
             Self::Unix(_) => Name::Unix,
+            Self::K8s(_) => Name::K8s,
             #[cfg(test)]
             Self::Fake(_) => Name::Fake,
         }
     }
 
-    async fn attest(&self, peer: &Arc<Peer>) -> Result<Verdict, AttestorError> {
+    /// How long an answer may take.
+    fn deadline(&self) -> Duration {
+        match self {
+            Self::Unix(_) => DEADLINE,
+            // It keeps its own time; this is for what it does not foresee.
+            Self::K8s(k8s) => k8s.patience() + KubeletOptions::REQUEST_TIMEOUT + DEADLINE,
+            #[cfg(test)]
+            Self::Fake(_) => DEADLINE,
+        }
+    }
+
+    /// How many callers it looks at at once. A pod that waits for the kubelet costs no thread, must
+    /// keep nobody else waiting, and there are no more of them than the socket lets in.
+    fn at_once(&self) -> usize {
+        match self {
+            Self::K8s(_) => Semaphore::MAX_PERMITS,
+            Self::Unix(_) => AT_ONCE,
+            #[cfg(test)]
+            Self::Fake(_) => AT_ONCE,
+        }
+    }
+
+    async fn attest(
+        &self,
+        peer: &Arc<Peer>,
+        interest: &dyn Interest,
+    ) -> Result<Verdict, AttestorError> {
         match self {
             Self::Unix(unix) => Ok(unix.attest(peer).await?),
+            Self::K8s(k8s) => Ok(k8s.attest(peer, interest).await?),
             #[cfg(test)]
             Self::Fake(fake) => fake.attest().await,
         }
@@ -72,6 +106,7 @@ impl WorkloadAttestor {
 #[derive(Clone, Copy, Debug, EncodeLabelValue, Eq, Hash, PartialEq)]
 enum Name {
     Unix,
+    K8s,
     #[cfg(test)]
     Fake,
 }
@@ -80,6 +115,7 @@ impl fmt::Display for Name {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Unix => unix::NAME,
+            Self::K8s => k8s::NAME,
             #[cfg(test)]
             Self::Fake => "fake",
         })
@@ -91,18 +127,35 @@ impl fmt::Display for Name {
 enum AttestorError {
     #[error("the attestor `unix` failed")]
     Unix(#[from] UnixError),
+    #[error("the attestor `k8s` failed")]
+    K8s(#[from] K8sError),
     #[error("the attestor did not answer in time")]
     Deadline,
+    #[error("the attestor looks at too many callers")]
+    Overloaded,
     #[cfg(test)]
     #[error("the fake was told to fail")]
     Fake,
 }
 
 impl AttestorError {
+    /// Whether nothing was learned, not even that there is nothing to learn.
+    fn is_unasked(&self) -> bool {
+        match self {
+            Self::K8s(error) => error.is_unasked(),
+            Self::Deadline | Self::Overloaded => true,
+            Self::Unix(_) => false,
+            #[cfg(test)]
+            Self::Fake => true,
+        }
+    }
+
     fn reason(&self) -> &'static str {
         match self {
             Self::Unix(error) => error.reason(),
+            Self::K8s(error) => error.reason(),
             Self::Deadline => "attestor_deadline",
+            Self::Overloaded => "attestor_overloaded",
             #[cfg(test)]
             Self::Fake => "fake",
         }
@@ -141,51 +194,86 @@ impl Metrics {
 /// The configured attestors.
 #[derive(Debug)]
 pub struct Attestors {
-    all: Vec<WorkloadAttestor>,
+    all: Vec<Desk>,
     // Prefixes, such as `k8s:ns`, of the selectors that may be logged: others may be sensitive.
     log_selectors: Vec<String>,
-    permits: Semaphore,
     metrics: Metrics,
+}
+
+/// An attestor, and the callers that it looks at now.
+#[derive(Debug)]
+struct Desk {
+    attestor: WorkloadAttestor,
+    permits: Semaphore,
+}
+
+impl Desk {
+    fn new(attestor: WorkloadAttestor) -> Self {
+        let permits = Semaphore::new(attestor.at_once());
+        Self { attestor, permits }
+    }
+
+    async fn verdict(
+        &self,
+        peer: &Arc<Peer>,
+        interest: &dyn Interest,
+    ) -> Result<Verdict, AttestorError> {
+        let Ok(Ok(_permit)) = timeout(DEADLINE, self.permits.acquire()).await else {
+            return Err(AttestorError::Overloaded);
+        };
+        let look = self.attestor.attest(peer, interest);
+        timeout(self.attestor.deadline(), look)
+            .await
+            .unwrap_or(Err(AttestorError::Deadline))
+    }
 }
 
 impl Attestors {
     pub fn new(all: Vec<WorkloadAttestor>, log_selectors: Vec<String>, metrics: Metrics) -> Self {
         Self {
-            all,
+            all: all.into_iter().map(Desk::new).collect(),
             log_selectors,
-            permits: Semaphore::new(AT_ONCE),
             metrics,
         }
     }
 
-    /// Asks all attestors. One that fails is left out, and its selectors are missing, which can only
-    /// take identities away.
-    pub async fn attest(&self, peer: &Arc<Peer>) -> Result<Caller, AttestError> {
-        let Ok(Ok(_permit)) = timeout(DEADLINE, self.permits.acquire()).await else {
-            return Err(AttestError::Overloaded);
-        };
-        let verdicts = join_all(self.all.iter().map(|attestor| self.ask(attestor, peer))).await;
+    /// Asks all attestors at once, and waits for all, each for as long as it may take. One that fails
+    /// is left out, and its selectors are missing, which can only take identities away; what it found
+    /// of the same process `before` stands, if it could not even be asked.
+    pub async fn attest(
+        &self,
+        peer: &Arc<Peer>,
+        interest: &dyn Interest,
+        before: Option<&Caller>,
+    ) -> Result<Caller, AttestError> {
+        let mut verdicts =
+            join_all(self.all.iter().map(|desk| self.ask(desk, peer, interest))).await;
         // The answers count only if they are about the process that still holds the connection.
         if !peer.is_alive() {
             return Err(AttestError::PeerChanged);
         }
+        // INVARIANT: the handle of a process is made once, so this is the same process.
+        if let Some(before) = before.filter(|before| Arc::ptr_eq(&before.peer, peer)) {
+            stand(&mut verdicts, &before.found);
+        }
+        let found = verdicts.iter().map(found).collect();
         let selectors = combine(verdicts)?;
         self.log(peer, &selectors);
         Ok(Caller {
             peer: Arc::clone(peer),
             selectors,
+            found,
         })
     }
 
     async fn ask(
         &self,
-        attestor: &WorkloadAttestor,
+        desk: &Desk,
         peer: &Arc<Peer>,
+        interest: &dyn Interest,
     ) -> Result<Verdict, AttestorError> {
-        let name = attestor.name();
-        let verdict = timeout(DEADLINE, attestor.attest(peer))
-            .await
-            .unwrap_or(Err(AttestorError::Deadline));
+        let name = desk.attestor.name();
+        let verdict = desk.verdict(peer, interest).await;
         let outcome = match &verdict {
             Ok(Verdict::Attested(_)) => Outcome::Attested,
             Ok(Verdict::Denied(denial)) => {
@@ -214,6 +302,24 @@ impl Attestors {
     }
 }
 
+/// Puts what was found before in place of the answers of those that could not be asked.
+fn stand(verdicts: &mut [Result<Verdict, AttestorError>], before: &[Option<Selectors>]) {
+    for (verdict, before) in verdicts.iter_mut().zip(before) {
+        if let (Err(error), Some(before)) = (&*verdict, before)
+            && error.is_unasked()
+        {
+            *verdict = Ok(Verdict::Attested(before.clone()));
+        }
+    }
+}
+
+fn found(verdict: &Result<Verdict, AttestorError>) -> Option<Selectors> {
+    match verdict {
+        Ok(Verdict::Attested(found)) => Some(found.clone()),
+        Ok(Verdict::Denied(_)) | Err(_) => None,
+    }
+}
+
 /// Joins the answers. A contradiction that one attestor saw is not outvoted by the others.
 fn combine(verdicts: Vec<Result<Verdict, AttestorError>>) -> Result<Selectors, AttestError> {
     let asked = verdicts.len();
@@ -222,11 +328,10 @@ fn combine(verdicts: Vec<Result<Verdict, AttestorError>>) -> Result<Selectors, A
     for verdict in verdicts {
         match verdict {
             Ok(Verdict::Attested(found)) => selectors.extend(found.iter().cloned()),
-            Ok(Verdict::Denied(
-                Denial::Exited | Denial::CredentialsChanged | Denial::ExecutableChanged,
-            )) => {
-                return Err(AttestError::PeerChanged);
-            }
+            Ok(Verdict::Denied(denial)) => return Err(denied(denial)),
+            // Not even one attestor's selectors may be missing for want of time: the caller would be
+            // told that it has no identity, where it only has to come again.
+            Err(AttestorError::Overloaded) => return Err(AttestError::Overloaded),
             Err(error) => failures.push(error),
         }
     }
@@ -235,6 +340,20 @@ fn combine(verdicts: Vec<Result<Verdict, AttestorError>>) -> Result<Selectors, A
         Some(AttestorError::Deadline) if all_failed => Err(AttestError::Deadline),
         Some(error) if all_failed => Err(AttestError::NoAttestor(Box::new(error))),
         _ => Ok(selectors.into_iter().collect()),
+    }
+}
+
+fn denied(denial: Denial) -> AttestError {
+    match denial {
+        Denial::Exited | Denial::CredentialsChanged | Denial::ExecutableChanged => {
+            AttestError::PeerChanged
+        }
+        Denial::CgroupContradiction
+        | Denial::ContainerOfAnotherPod
+        | Denial::PodOnAnotherNode
+        | Denial::PodContradiction
+        | Denial::PodAmbiguous
+        | Denial::EphemeralContainer => AttestError::Denied(Box::new(denial)),
     }
 }
 

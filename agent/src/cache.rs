@@ -149,6 +149,11 @@ impl State {
             .collect()
     }
 
+    /// Whether there is an entry whose selectors are such. It walks all entries.
+    pub fn any_entry(&self, such: impl Fn(&Selectors) -> bool) -> bool {
+        self.index.any(such)
+    }
+
     /// The bundles that a caller with these selectors may see, whether or not its SVIDs are signed.
     pub fn bundles_of(&mut self, caller: &Selectors) -> Arc<Bundles> {
         let federated = self

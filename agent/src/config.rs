@@ -3,6 +3,7 @@
 //! What SPIRE knows and this agent does not build is refused by name: an operator who relies on it
 //! must not find out later.
 
+mod k8s;
 mod plugins;
 mod raw;
 mod read;
@@ -20,6 +21,7 @@ use identity::trust_domain::TrustDomain;
 use runtime::config::{Document, HealthConfig, HostPort, LoadError, LogSettings, Warning};
 use runtime::log::LogConfig;
 
+pub use self::k8s::K8sConfig;
 pub use self::plugins::{NodeAttestor, WorkloadAttestorConfig};
 use crate::bootstrap::TrustSource;
 use crate::custody::CustodyConfig;
@@ -132,13 +134,17 @@ pub struct Overrides {
     pub allow_unknown_config: bool,
 }
 
+/// The environment, as `main` has read it: a setting may name a variable.
+pub type Variables<'a> = &'a dyn Fn(&str) -> Option<String>;
+
 impl Config {
     /// Reads a document. All that is wrong with it is told at once.
     pub fn load(
         document: &Document,
         overrides: Overrides,
+        variables: Variables<'_>,
     ) -> Result<(Self, Vec<Warning>), LoadError> {
         let (file, unknown) = runtime::config::decode::<raw::File>(document)?;
-        Ok(read::read(file, unknown, overrides)?)
+        Ok(read::read(file, unknown, overrides, variables)?)
     }
 }

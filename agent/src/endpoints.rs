@@ -6,14 +6,20 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use attestors::workload::cgroup::{self, Viewpoint};
+use attestors::workload::k8s::K8s;
+use attestors::workload::k8s::kubelet::{Kubelet, KubeletMetrics};
+use attestors::workload::k8s::volumes::Volumes;
 use attestors::workload::unix::Unix;
 use runtime::listen::{self, BoundUnix, ListenError};
-use runtime::metrics::Metrics;
 use runtime::random;
+use runtime::report;
+use tracing::warn;
 use workload_api::options::{SdsOptions, SocketOptions};
 
+use crate::agent::Deps;
 use crate::attest::{self, Attestors, WorkloadAttestor};
-use crate::config::{Config, SdsConfig, SocketConfig, WorkloadAttestorConfig};
+use crate::config::{Config, K8sConfig, SdsConfig, SocketConfig, WorkloadAttestorConfig};
 
 /// Everybody on the node may connect: who they are is found out then.
 const MODE: u32 = 0o777;
@@ -80,16 +86,59 @@ fn link(socket: &SocketConfig, alias: &Path) -> io::Result<()> {
 }
 
 /// The workload attestors that are configured.
-pub fn attestors(config: &Config, metrics: &Metrics) -> Attestors {
+pub fn attestors(config: &Config, volumes: &Arc<Volumes>, deps: &Deps) -> Attestors {
     let attestor = |attestor: &WorkloadAttestorConfig| match attestor {
         WorkloadAttestorConfig::Unix(options) => WorkloadAttestor::Unix(Unix::new(*options)),
+        WorkloadAttestorConfig::K8s(config) => WorkloadAttestor::K8s(k8s(config, volumes, deps)),
     };
     let all = config.workload_attestors.iter().map(attestor).collect();
     Attestors::new(
         all,
         config.log_selectors.clone(),
-        metrics.register(attest::Metrics::register),
+        deps.metrics.register(attest::Metrics::register),
     )
+}
+
+fn k8s(config: &K8sConfig, volumes: &Arc<Volumes>, deps: &Deps) -> K8s {
+    let metrics = deps
+        .metrics
+        .register(|registry| KubeletMetrics::register(registry, deps.clock.clone()));
+    let kubelet = Kubelet::start(&config.kubelet, &deps.clock, &deps.tasks, &metrics);
+    K8s::new(
+        config.options.clone(),
+        viewpoint(),
+        kubelet,
+        Arc::clone(volumes),
+    )
+}
+
+/// Where this process stands among the pods. If it cannot be told, pods are looked for where they
+/// are on a common host, and nowhere else.
+fn viewpoint() -> Viewpoint {
+    let found = std::fs::read("/proc/self/cgroup")
+        .map_err(OwnCgroupError::Read)
+        .and_then(|text| Ok(Viewpoint::of_agent(&text)?));
+    found.unwrap_or_else(|error| {
+        warn!(error.reason = error.reason(), error = %report::chain(&error), "Could not tell where the agent stands among the pods");
+        Viewpoint::default()
+    })
+}
+
+#[derive(Debug, thiserror::Error)]
+enum OwnCgroupError {
+    #[error("could not read the agent's own cgroups")]
+    Read(#[source] io::Error),
+    #[error("could not place the agent by its own cgroups")]
+    Place(#[from] cgroup::CgroupError),
+}
+
+impl OwnCgroupError {
+    fn reason(&self) -> &'static str {
+        match self {
+            Self::Read(_) => "cgroup_unreadable",
+            Self::Place(error) => error.reason(),
+        }
+    }
 }
 
 /// What is served on the socket.

@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use identity::selector::Selectors;
+use attestors::workload::k8s::selectors::may_come;
+use attestors::workload::k8s::{self, Interest};
+use identity::selector::{Selector, Selectors};
 use identity::spiffe_id::SpiffeId;
 use runtime::unix::Peer;
 use workload_api::source::{
@@ -29,8 +31,12 @@ impl<U: Upstream> Source<U> {
 impl<U: Upstream> IdentitySource for Source<U> {
     type Caller = Caller;
 
-    async fn attest(&self, peer: &Arc<Peer>) -> Result<Caller, AttestError> {
-        self.attestors.attest(peer).await
+    async fn attest(
+        &self,
+        peer: &Arc<Peer>,
+        before: Option<&Caller>,
+    ) -> Result<Caller, AttestError> {
+        self.attestors.attest(peer, &*self.driver, before).await
     }
 
     fn subscribe(&self, caller: &Caller) -> Subscription {
@@ -48,6 +54,16 @@ impl<U: Upstream> IdentitySource for Source<U> {
 
     fn bundles(&self, caller: &Caller) -> Arc<Bundles> {
         self.driver.bundles_of(caller.selectors())
+    }
+}
+
+impl<U: Upstream> Interest for Driver<U> {
+    /// What other attestors find out is not known here, so their selectors may be there.
+    fn may_match(&self, known: &Selectors) -> bool {
+        let may_have = |selector: &Selector| {
+            known.contains(selector) || selector.kind() != k8s::NAME || may_come(selector)
+        };
+        self.any_entry(|entry| entry.iter().any(may_come) && entry.iter().all(may_have))
     }
 }
 
@@ -123,7 +139,7 @@ mod tests {
     #[tokio::test]
     async fn a_caller_gets_the_identities_of_its_own_selectors() {
         let (source, peer) = source().await;
-        let caller = source.attest(&peer).await.unwrap();
+        let caller = source.attest(&peer, None).await.unwrap();
         assert_eq!(caller.peer().pid(), std::process::id());
         let update = source.subscribe(&caller).next().await.unwrap();
         let ids: Vec<_> = update
@@ -136,9 +152,40 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_container_is_worth_waiting_for_while_an_entry_could_match_it() {
+        let (source, _) = source().await;
+        let driver = &source.driver;
+        let own = Arc::new(driver.own_bundle().borrow().as_ref().clone());
+        let entries = [
+            entry("pod", &["k8s:ns:a", "k8s:sa:a"]),
+            entry("name", &["k8s:ns:a", "k8s:container-name:app"]),
+            entry("image", &["k8s:ns:b", "k8s:pod-image:x", "unix:uid:7"]),
+            entry(
+                "label",
+                &["k8s:ns:c", "k8s:pod-label:x:y", "k8s:container-name:app"],
+            ),
+        ];
+        let server = FakeServer::new(Clock::simulated(epoch()), TTL);
+        server.set_entries(entries);
+        let entries = server.sync_entries(&EntrySet::default()).await.unwrap();
+        driver.synced((own, std::collections::BTreeMap::new()), entries);
+        let may_match = |known: &[&str]| {
+            let known = known.iter().map(|text| Selector::parse(text).unwrap());
+            driver.may_match(&known.collect())
+        };
+        assert!(may_match(&["k8s:ns:a", "k8s:sa:a"]));
+        // What another attestor finds out is not known here.
+        assert!(may_match(&["k8s:ns:b"]));
+        // An entry that asks for what the pod has not cannot come to match.
+        assert!(!may_match(&["k8s:ns:c"]));
+        assert!(may_match(&["k8s:ns:c", "k8s:pod-label:x:y"]));
+        assert!(!may_match(&["k8s:ns:d", "k8s:sa:a"]));
+    }
+
+    #[tokio::test]
     async fn jwt_svids_are_for_the_callers_identities_and_the_audience_it_named() {
         let (source, peer) = source().await;
-        let caller = source.attest(&peer).await.unwrap();
+        let caller = source.attest(&peer, None).await.unwrap();
         let audience = vec!["db".to_owned(), "cache".to_owned()];
         let grants = source
             .jwt_svids(&caller, audience.clone(), None)

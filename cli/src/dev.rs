@@ -129,6 +129,7 @@ async fn start(
     let (config, _) = agent::config::Config::load(
         &config::agent(folder, trust_domain, server.addr, &bundle, token.as_deref())?,
         agent::config::Overrides::default(),
+        &|_variable| None,
     )
     .map_err(|error| Failure::chain(&error))?;
     let agent = agent::agent::start(config, parts.agent())

@@ -177,7 +177,8 @@ impl Agent {
         );
         let document = runtime::config::parse(&text).unwrap();
         let (config, _) =
-            agent::config::Config::load(&document, agent::config::Overrides::default()).unwrap();
+            agent::config::Config::load(&document, agent::config::Overrides::default(), &|_| None)
+                .unwrap();
         let deps = agent::agent::Deps {
             clock: Clock::system(),
             metrics: Metrics::new(),

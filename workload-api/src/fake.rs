@@ -84,7 +84,11 @@ impl FakeSource {
 impl IdentitySource for FakeSource {
     type Caller = FakeCaller;
 
-    async fn attest(&self, _: &Arc<Peer>) -> Result<FakeCaller, AttestError> {
+    async fn attest(
+        &self,
+        _: &Arc<Peer>,
+        _: Option<&FakeCaller>,
+    ) -> Result<FakeCaller, AttestError> {
         self.attestations.fetch_add(1, Ordering::SeqCst);
         if self.fail_attestation.load(Ordering::SeqCst) {
             return Err(AttestError::NoAttestor("told to fail".into()));

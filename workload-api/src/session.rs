@@ -56,7 +56,7 @@ impl<S: IdentitySource> Session<S> {
         let peer = Arc::clone(peer.inspect_err(|refusal| context.refused(method, None, refusal))?);
         let caller = tokio::select! {
             () = context.shutdown.requested() => Err(Refusal::ShuttingDown),
-            caller = context.source.attest(&peer) => caller.map_err(Refusal::Attest),
+            caller = context.source.attest(&peer, None) => caller.map_err(Refusal::Attest),
         }
         .inspect_err(|refusal| context.refused(method, Some(&peer), refusal))?;
         Ok(Self {
@@ -93,7 +93,7 @@ impl<S: IdentitySource> Session<S> {
                 update = subscription.next() => return update.ok_or(Refusal::ShuttingDown),
                 () = sleep_until(self.attest_again) => {
                     // A stream outlives what its caller was: labels change, programs are replaced.
-                    let caller = context.source.attest(&self.peer).await;
+                    let caller = context.source.attest(&self.peer, Some(&self.caller)).await;
                     self.caller = caller.map_err(Refusal::Attest)?;
                     self.subscription = None;
                     self.attest_again = Instant::now() + context.options.reattest_every;

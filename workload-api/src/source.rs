@@ -23,9 +23,13 @@ pub trait IdentitySource: Send + Sync + 'static {
     type Caller: Send + Sync + 'static;
 
     /// Finds out who is calling. A caller without any identity is a success: the denial comes later.
+    ///
+    /// `before` is what was found out of the same process, if its stream goes on: what cannot be asked
+    /// now stands as it was, so that an outage on the node ends no stream.
     fn attest(
         &self,
         peer: &Arc<Peer>,
+        before: Option<&Self::Caller>,
     ) -> impl Future<Output = Result<Self::Caller, AttestError>> + Send;
 
     /// Follows the identities and bundles of a caller.
@@ -104,6 +108,9 @@ pub enum AttestError {
     /// The process exited, or changed into another one, while it was looked at.
     #[error("the caller did not stay the same process while it was attested")]
     PeerChanged,
+    /// What was seen of the caller contradicts itself, or is not to be attested.
+    #[error("the caller is not attested")]
+    Denied(#[source] Box<dyn Error + Send + Sync>),
     /// The attestors did not answer in time.
     #[error("workload attestation took longer than its deadline")]
     Deadline,
@@ -119,6 +126,7 @@ impl AttestError {
         match self {
             Self::NoAttestor(_) => "no_attestor",
             Self::PeerChanged => "peer_changed",
+            Self::Denied(_) => "attestation_denied",
             Self::Deadline => "attestation_deadline",
             Self::Overloaded => "attestation_overloaded",
         }

@@ -50,6 +50,8 @@ pub(crate) enum Refusal {
 impl Refusal {
     pub(crate) fn code(&self) -> Code {
         match self {
+            // It would be denied again, as one without an entry is.
+            Self::Attest(AttestError::Denied(_)) => Code::PermissionDenied,
             // Workload API 4.5: a mandatory field at its default value; Workload Endpoint 6: the header.
             Self::SecurityHeader
             | Self::NoAudience

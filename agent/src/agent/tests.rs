@@ -66,6 +66,7 @@ impl Place {
         Config::load(
             &runtime::config::parse(&text).unwrap(),
             Overrides::default(),
+            &|_| None,
         )
         .unwrap()
         .0

@@ -177,6 +177,11 @@ impl<U: Upstream> Driver<U> {
         }
     }
 
+    /// Whether there is an entry whose selectors are such. It walks all entries.
+    pub fn any_entry(&self, such: impl Fn(&Selectors) -> bool) -> bool {
+        self.inner.lock().state.any_entry(such)
+    }
+
     /// Takes what a synchronization brought. The bundles come first, so that no SVID is served
     /// whose authority the workload has not seen.
     pub fn synced(

@@ -47,6 +47,11 @@ impl Index {
         }
     }
 
+    /// Whether there is an entry whose selectors are such.
+    pub(super) fn any(&self, such: impl Fn(&Selectors) -> bool) -> bool {
+        self.filed.values().flat_map(BTreeMap::values).any(such)
+    }
+
     /// The entries that match a caller with these selectors.
     pub(super) fn matching(&self, caller: &Selectors) -> BTreeSet<EntryId> {
         caller

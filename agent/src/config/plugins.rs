@@ -3,10 +3,12 @@
 use std::path::PathBuf;
 
 use attestors::node::join_token;
-use attestors::workload::unix;
+use attestors::workload::{k8s, unix};
 use runtime::config::{self, Body, Nothing, Plugin, Problems, Unbuilt, given};
 use serde::Deserialize;
 
+use super::Variables;
+use super::k8s::K8sConfig;
 use crate::custody::CustodyConfig;
 
 /// What the plugins amount to.
@@ -29,6 +31,8 @@ pub enum NodeAttestor {
 pub enum WorkloadAttestorConfig {
     /// By what the kernel says of the process.
     Unix(unix::Options),
+    /// By the pod that the kubelet has it in.
+    K8s(Box<K8sConfig>),
 }
 
 /// SPIRE's plugins that are not built.
@@ -49,7 +53,7 @@ const UNBUILT: Unbuilt<'_> = &[
     ),
     (
         "WorkloadAttestor",
-        &["k8s", "docker", "systemd", "slurm", "windows"],
+        &["docker", "systemd", "slurm", "windows"],
     ),
     ("SVIDStore", &["aws_secretsmanager", "gcp_secretmanager"]),
 ];
@@ -68,7 +72,11 @@ struct Unix {
 }
 
 /// Reads the section `plugins`.
-pub(super) fn read(section: Option<&Body>, problems: &mut Problems) -> Plugins {
+pub(super) fn read(
+    section: Option<&Body>,
+    variables: Variables<'_>,
+    problems: &mut Problems,
+) -> Plugins {
     let mut plugins = Plugins::default();
     let Some(declared) = config::Plugins::read(section, problems) else {
         return plugins;
@@ -88,12 +96,17 @@ pub(super) fn read(section: Option<&Body>, problems: &mut Problems) -> Plugins {
                 let attestor = WorkloadAttestorConfig::Unix(unix(plugin, problems));
                 plugins.workload_attestors.push(attestor);
             }
+            ("WorkloadAttestor", k8s::NAME) => {
+                let config = super::k8s::read(plugin, variables, problems);
+                let attestor = config.map(|config| WorkloadAttestorConfig::K8s(Box::new(config)));
+                plugins.workload_attestors.extend(attestor);
+            }
             _ => plugin.refuse(UNBUILT, problems),
         }
     }
     declared.exactly_one("KeyManager", "`disk` or `memory`", problems);
     declared.exactly_one("NodeAttestor", "`join_token`", problems);
-    declared.at_least_one("WorkloadAttestor", "`unix`", problems);
+    declared.at_least_one("WorkloadAttestor", "`unix` or `k8s`", problems);
     plugins
 }
 

@@ -11,7 +11,7 @@ use runtime::log::LogConfig;
 use super::plugins::{self, Plugins};
 use super::{
     CacheConfig, Config, DEFAULT_CACHE_SIZE, DEFAULT_DATA_DIR, DEFAULT_SYNC_INTERVAL, HealthConfig,
-    HostPort, Overrides, ServerAddress, TokenSource, raw, sockets, unbuilt,
+    HostPort, Overrides, ServerAddress, TokenSource, Variables, raw, sockets, unbuilt,
 };
 use crate::bootstrap::{BundleFormat, TrustSource, Url};
 
@@ -19,6 +19,7 @@ pub(super) fn read(
     file: raw::File,
     unknown: Vec<UnknownKey>,
     overrides: Overrides,
+    variables: Variables<'_>,
 ) -> Result<(Config, Vec<Warning>), ConfigErrors> {
     let mut problems = Problems::new(overrides.allow_unknown_config);
     problems.unknown(unknown);
@@ -27,7 +28,7 @@ pub(super) fn read(
         return problems.finish(None);
     };
     let rest = Rest {
-        plugins: plugins::read(file.plugins.as_ref(), &mut problems),
+        plugins: plugins::read(file.plugins.as_ref(), variables, &mut problems),
         log: agent
             .log()
             .overruled(overrides.log.clone())

@@ -1,5 +1,9 @@
 //! SPIRE's configuration files, and every error in them told at once.
 
+use std::path::Path;
+
+use attestors::workload::k8s::kubelet::{Authentication, Endpoint, Secure, Verification};
+
 use super::*;
 
 const PLUGINS: &str = r#"
@@ -25,7 +29,12 @@ fn load(text: &str) -> Result<(Config, Vec<Warning>), LoadError> {
 }
 
 fn load_with(text: &str, overrides: Overrides) -> Result<(Config, Vec<Warning>), LoadError> {
-    Config::load(&runtime::config::parse(text).unwrap(), overrides)
+    let variables = |name: &str| (name == "MY_NODE_NAME").then(|| "n1".to_owned());
+    Config::load(
+        &runtime::config::parse(text).unwrap(),
+        overrides,
+        &variables,
+    )
 }
 
 fn refusal(text: &str) -> String {
@@ -75,7 +84,7 @@ fn all_errors_are_told_at_once_with_their_keys() {
     let error = refusal(
         r#"
         agent { server_port = 70000 trust_domain = "Bad Domain" x509_svid_cache_max_size = -1 wrong = 1 }
-        plugins { KeyManager "disk" { plugin_data { path = "x" } } WorkloadAttestor "k8s" {} }
+        plugins { KeyManager "disk" { plugin_data { path = "x" } } WorkloadAttestor "docker" {} }
         "#,
     );
     for expected in [
@@ -86,7 +95,7 @@ fn all_errors_are_told_at_once_with_their_keys() {
         "unknown key `agent.wrong`",
         "directory`: must be set",
         "unknown key `plugins.KeyManager.disk.plugin_data.path`",
-        "the plugin WorkloadAttestor `k8s` is not built",
+        "the plugin WorkloadAttestor `docker` is not built",
         "`plugins.NodeAttestor`: exactly one",
         "must be configured unless insecure_bootstrap is set",
     ] {
@@ -243,5 +252,131 @@ fn aliases_of_the_socket_are_names_beside_it() {
     for name in ["", "../x", "a/b", "/x", ".", "..", "api.sock"] {
         let error = refusal(&text(&format!("{name:?}")));
         assert!(error.contains("`signet.socket_aliases`"), "{name}: {error}");
+    }
+}
+
+/// The example with the attestor `k8s` and these settings in place of `unix`.
+fn with_k8s(settings: &str) -> String {
+    let (unix, k8s) = (
+        r#"WorkloadAttestor "unix" { plugin_data { discover_workload_path = true } }"#,
+        format!("WorkloadAttestor \"k8s\" {{ plugin_data {{ {settings} }} }}"),
+    );
+    AGENT.to_owned() + &PLUGINS.replace(unix, &k8s)
+}
+
+fn k8s(settings: &str) -> K8sConfig {
+    let (config, _) = load(&with_k8s(settings)).unwrap();
+    match config.workload_attestors.as_slice() {
+        [WorkloadAttestorConfig::K8s(k8s)] => *k8s.clone(),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn the_attestor_of_pods_has_spires_defaults() {
+    let K8sConfig { options, kubelet } = k8s("");
+    assert_eq!(options.node_name.as_deref(), Some("n1"));
+    assert_eq!(options.patience, Duration::from_secs(30));
+    assert!(!options.disable_container_selectors && !options.ephemeral_containers);
+    assert_eq!(kubelet.poll_retry_interval, Duration::from_millis(500));
+    assert_eq!(kubelet.reload_interval, Duration::from_secs(60));
+    let Some(Endpoint::Secure(secure)) = kubelet.endpoint else {
+        panic!("{kubelet:?}")
+    };
+    assert_eq!(
+        (secure.port, secure.node_name.as_deref()),
+        (10250, Some("n1"))
+    );
+    assert!(matches!(
+        secure.authentication,
+        Authentication::Token(path) if path == Path::new("/var/run/secrets/kubernetes.io/serviceaccount/token")
+    ));
+    assert!(matches!(
+        secure.verification,
+        Verification::Auto { ca: Some(ca), pinned } if ca == Path::new("/var/run/secrets/kubernetes.io/serviceaccount/ca.crt") && pinned.len() == 2
+    ));
+    assert_eq!(
+        kubelet.pods_api_socket.as_deref(),
+        Some(Path::new("/var/lib/kubelet/pods-api/pods-api.sock"))
+    );
+}
+
+#[test]
+fn the_attestor_of_pods_has_spires_keys() {
+    let K8sConfig { options, kubelet } = k8s(r#"
+        kubelet_secure_port = "10251" max_poll_attempts = 4 poll_retry_interval = "250ms"
+        reload_interval = "2m" disable_container_selectors = true node_name = "n2"
+        skip_kubelet_verification = true certificate_path = "c.pem" private_key_path = "k.pem"
+        use_new_container_locator = true node_name_env = "OTHER"
+        signet { ephemeral_containers = true pods_api_socket = "" kubelet_address = "10.0.0.7" }
+        "#);
+    assert_eq!(options.node_name.as_deref(), Some("n2"));
+    assert_eq!(options.patience, Duration::from_secs(1));
+    assert!(options.disable_container_selectors && options.ephemeral_containers);
+    assert_eq!(kubelet.reload_interval, Duration::from_secs(120));
+    assert_eq!(kubelet.pods_api_socket, None);
+    let Some(Endpoint::Secure(secure)) = kubelet.endpoint else {
+        panic!("{kubelet:?}")
+    };
+    assert_eq!(
+        (secure.port, secure.address.as_deref()),
+        (10251, Some("10.0.0.7"))
+    );
+    assert!(matches!(secure.verification, Verification::Skip));
+    assert!(matches!(
+        secure.authentication,
+        Authentication::Certificate { .. }
+    ));
+    let K8sConfig { options, kubelet } =
+        k8s(r#"kubelet_read_only_port = 10255 node_name_env = "UNSET" max_poll_attempts = -1"#);
+    assert_eq!(options.node_name, None);
+    assert_eq!(options.patience, Duration::from_secs(30));
+    assert!(matches!(
+        kubelet.endpoint,
+        Some(Endpoint::ReadOnly { port: 10255 })
+    ));
+    assert!(matches!(
+        k8s("use_anonymous_authentication = true").kubelet.endpoint,
+        Some(Endpoint::Secure(Secure {
+            authentication: Authentication::Anonymous,
+            ..
+        }))
+    ));
+}
+
+#[test]
+fn what_the_attestor_of_pods_cannot_do_is_refused_by_name() {
+    for (settings, expected) in [
+        ("sigstore { ignore_tlog = true }", "plugin_data.sigstore`"),
+        (
+            "experimental { broker { access_policy = \"permissive\" } }",
+            "experimental.broker`",
+        ),
+        (
+            "experimental { api_server { cache { enabled = true } } }",
+            "experimental.api_server`",
+        ),
+        ("disable_kubelet_client = true", "disable_kubelet_client`"),
+        ("enable_namespace_labels = true", "enable_namespace_labels`"),
+        (
+            "use_new_container_locator = false",
+            "use_new_container_locator`",
+        ),
+        (
+            "kubelet_read_only_port = 1 kubelet_secure_port = 2",
+            "cannot use both",
+        ),
+        ("kubelet_secure_port = 70000", "70000 is not a port"),
+        ("certificate_path = \"c\"", "private key path is required"),
+        ("private_key_path = \"k\"", "certificate path is required"),
+        ("poll_retry_interval = \"soon\"", "poll_retry_interval`"),
+        (
+            "wrong = 1",
+            "unknown key `plugins.WorkloadAttestor.k8s.plugin_data.wrong`",
+        ),
+        ("signet { wrong = 1 }", "plugin_data.signet.wrong`"),
+    ] {
+        let error = refusal(&with_k8s(settings));
+        assert!(error.contains(expected), "{expected} is not in:\n{error}");
     }
 }

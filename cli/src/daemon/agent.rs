@@ -83,7 +83,8 @@ fn open_folder(config: &Config) -> Result<(), Failure> {
 /// Reads the configuration with the flags over it.
 fn load(session: &Session, values: &Values) -> Result<(Config, Vec<Warning>), Failure> {
     let document = document(session, values, DEFAULT_CONFIG)?;
-    Config::load(&document, overrides(values)).map_err(|error| Failure::chain(&error))
+    let variables = |name: &str| session.environment.get(name).map(str::to_owned);
+    Config::load(&document, overrides(values), &variables).map_err(|error| Failure::chain(&error))
 }
 
 fn overrides(values: &Values) -> Overrides {
