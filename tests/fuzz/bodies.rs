@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use attestors::node::join_token::Token;
 use attestors::node::k8s_psat::{Node, Payload, Pod, Review};
-use attestors::workload::cgroup::{ContainerId, PodUid};
+use attestors::workload::cgroup::{ContainerId, Place, PodUid, Viewpoint};
 use attestors::workload::k8s::kubelet::list::PodList;
 use attestors::workload::k8s::kubelet::watch;
 use attestors::workload::k8s::pod::Pod as KubeletPod;
@@ -156,6 +156,24 @@ pub(crate) fn kubelet_pod(data: &[u8]) {
 pub(crate) fn proc_texts(data: &[u8]) {
     let _ = Status::parse(data);
     let _ = runtime::unix::start_time_in_stat(data);
+}
+
+/// The agent's own cgroups, a NUL byte, and the caller's.
+pub(crate) fn cgroup(data: &[u8]) {
+    let at = data.iter().position(|byte| *byte == 0);
+    let (agent, caller) = data.split_at(at.unwrap_or(0));
+    let caller = caller.strip_prefix(b"\0").unwrap_or(caller);
+    let viewpoint = Viewpoint::of_agent(agent).unwrap_or_default();
+    let _ = viewpoint.locate(caller);
+    let victim = format!("/pod{}/{}", "5e".repeat(16), "5e".repeat(32));
+    for line in caller.split(|byte| *byte == b'\n') {
+        let place = viewpoint.locate(line);
+        if matches!(place, Ok(Place::Pod { .. })) {
+            // What a container makes below its own cgroup changes nothing.
+            let below = [line, victim.as_bytes()].concat();
+            assert_eq!(viewpoint.locate(&below), place);
+        }
+    }
 }
 
 /// The first byte says how the rest is cut: what the filter does must not depend on it.

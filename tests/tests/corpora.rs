@@ -21,6 +21,7 @@ const TARGETS: &[(&str, Body)] = &[
     ("kubelet_pod", bodies::kubelet_pod),
     ("proc_texts", bodies::proc_texts),
     ("authority_filter", bodies::authority_filter),
+    ("cgroup", bodies::cgroup),
 ];
 
 #[test]
