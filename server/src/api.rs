@@ -20,6 +20,7 @@ mod unbuilt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use attestors::node::k8s_psat;
 use identity::trust_domain::TrustDomain;
 use proto::spire::server;
 use runtime::clock::Clock;
@@ -29,6 +30,7 @@ use crate::audit::Audit;
 use crate::authority::Authorities;
 use crate::config::Config;
 use crate::index::Index;
+use crate::presence::Presence;
 use crate::writes::Writer;
 
 pub(crate) use self::authorize::Gate;
@@ -43,7 +45,7 @@ const MAX_AGENT_REQUEST: usize = 1 << 20;
 const MAX_ADMIN_REQUEST: usize = 4 << 20;
 
 /// What the services work with.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(crate) struct Services {
     pub(crate) trust_domain: TrustDomain,
     pub(crate) index: Index,
@@ -55,6 +57,8 @@ pub(crate) struct Services {
     pub(crate) jwt_svids: JwtSvids,
     /// Whether an agent's own SPIFFE ID is one of its selectors.
     pub(crate) agent_id_as_selector: bool,
+    pub(crate) k8s_psat: Option<k8s_psat::Verifier>,
+    pub(crate) presence: Presence,
 }
 
 /// How long SVIDs live where the entry does not say.

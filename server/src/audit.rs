@@ -36,6 +36,8 @@ pub(crate) enum Event<'a> {
         id: &'a SpiffeId,
         serial: &'a str,
     },
+    /// A credential came from another address than the agent's.
+    AgentDoubted(&'a SpiffeId, Doubt),
     AgentBanned(&'a SpiffeId),
     AgentEvicted(&'a SpiffeId),
     JoinTokenCreated {
@@ -58,8 +60,15 @@ pub(crate) enum Event<'a> {
     },
 }
 
+/// What became of an attestation that is in doubt.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Doubt {
+    Admitted,
+    Refused,
+}
+
 impl Event<'_> {
-    fn name(&self) -> &'static str {
+    pub(crate) fn name(&self) -> &'static str {
         match self {
             Self::EntryCreated(_) => "entry_created",
             Self::EntryUpdated(_) => "entry_updated",
@@ -68,6 +77,8 @@ impl Event<'_> {
             Self::AgentAttested { .. } => "agent_attested",
             Self::AgentRenewed { .. } => "agent_renewed",
             Self::AgentPromoted { .. } => "agent_promoted",
+            Self::AgentDoubted(_, Doubt::Admitted) => "agent_attestation_suspected",
+            Self::AgentDoubted(_, Doubt::Refused) => "agent_attestation_replayed",
             Self::AgentBanned(_) => "agent_banned",
             Self::AgentEvicted(_) => "agent_evicted",
             Self::JoinTokenCreated { .. } => "join_token_created",
@@ -151,7 +162,7 @@ impl Audit {
             Event::AgentRenewed { id, serial } | Event::AgentPromoted { id, serial } => {
                 line!(self, event, caller, agent.id = %id, svid.serial = serial);
             }
-            Event::AgentBanned(id) | Event::AgentEvicted(id) => {
+            Event::AgentDoubted(id, _) | Event::AgentBanned(id) | Event::AgentEvicted(id) => {
                 line!(self, event, caller, agent.id = %id);
             }
             Event::JoinTokenCreated {

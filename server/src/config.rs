@@ -3,6 +3,7 @@
 //! What SPIRE knows and this server does not build is refused by name: an operator who relies on it
 //! must not find out later. What has no effect here, because nothing here needs it, is a warning.
 
+mod k8s_psat;
 mod plugins;
 mod publish;
 mod raw;
@@ -10,10 +11,11 @@ mod read;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use attestors::node::k8s_psat::Cluster;
 use identity::spiffe_id::SpiffeId;
 use identity::trust_domain::TrustDomain;
 use runtime::config::{Document, HealthConfig, HostPort, LoadError, LogSettings, Warning};
@@ -55,6 +57,8 @@ pub struct Config {
     pub audit_log_enabled: bool,
     /// Whether an agent's own SPIFFE ID is one of its selectors.
     pub agent_id_as_selector: bool,
+    /// The Kubernetes clusters whose pods may attest by `k8s_psat`.
+    pub k8s_clusters: Option<BTreeMap<String, Cluster>>,
     pub prune_agents: Option<PruneConfig>,
     pub log: LogConfig,
     pub health: Option<HealthConfig>,
@@ -135,6 +139,7 @@ impl Config {
             admin_ids: BTreeSet::new(),
             audit_log_enabled: false,
             agent_id_as_selector: false,
+            k8s_clusters: None,
             prune_agents: None,
             log: LogConfig::default(),
             health: None,

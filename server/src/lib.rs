@@ -8,6 +8,7 @@ pub mod config;
 mod housekeeping;
 mod index;
 pub mod keys;
+mod presence;
 pub mod publish;
 mod records;
 mod server;

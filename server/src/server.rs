@@ -1,10 +1,13 @@
 //! A server, put together. Nothing is decided here; the parts are started in their order.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use attestors::node::k8s_psat;
+use identity::spiffe_id::SpiffeIdError;
 use identity::trust_domain::TrustDomain;
 use runtime::clock::Clock;
 use runtime::config::HealthConfig;
@@ -22,6 +25,7 @@ use crate::config::{Config, KeysConfig, StoreConfig};
 use crate::housekeeping::{Pruner, watch_health};
 use crate::index::{Index, IndexError};
 use crate::keys::{Keys, KeysError};
+use crate::presence::Presence;
 use crate::publish::{self, Connection, Publisher, TargetConfig};
 use crate::store::{OpenError, Store, StoreError};
 use crate::tls::{Clients, server_config};
@@ -82,6 +86,8 @@ pub enum StartError {
         #[source]
         source: publish::ConnectError,
     },
+    #[error("could not use the name of a Kubernetes cluster in agent IDs")]
+    ClusterName(#[from] SpiffeIdError),
     #[error("could not set up TLS")]
     Tls(#[from] rustls::Error),
 }
@@ -96,6 +102,7 @@ impl StartError {
             Self::Authorities(error) => error.reason(),
             Self::Listen(error) => error.reason(),
             Self::Publish { source, .. } => source.reason(),
+            Self::ClusterName(error) => error.reason(),
             Self::Tls(_) => "tls",
         }
     }
@@ -151,6 +158,8 @@ pub async fn start(config: Config, deps: Deps) -> Result<Handle, StartError> {
             JwtSvids::Issued
         },
         agent_id_as_selector: config.agent_id_as_selector,
+        k8s_psat: k8s_psat(&config)?,
+        presence: Presence::default(),
     });
     let gate = Arc::new(Gate {
         trust_domain: config.trust_domain.clone(),
@@ -160,6 +169,7 @@ pub async fn start(config: Config, deps: Deps) -> Result<Handle, StartError> {
         admin_ids: config.admin_ids.clone(),
         audit: audit.clone(),
         metrics: deps.metrics.register(RpcMetrics::register),
+        presence: services.presence.clone(),
     });
     let clients = Clients {
         trust_domain: config.trust_domain.clone(),
@@ -202,6 +212,14 @@ async fn bind(config: &Config) -> Result<Bound, StartError> {
         health,
         metrics,
     })
+}
+
+/// Makes the verifier ready; no API server is asked before an agent comes.
+fn k8s_psat(config: &Config) -> Result<Option<k8s_psat::Verifier>, StartError> {
+    let verifier = |clusters: &BTreeMap<_, _>| {
+        k8s_psat::Verifier::new(config.trust_domain.clone(), clusters.clone())
+    };
+    Ok(config.k8s_clusters.as_ref().map(verifier).transpose()?)
 }
 
 fn open_keys(config: &KeysConfig) -> Result<Keys, KeysError> {

@@ -70,6 +70,26 @@ pub struct StoredAgent {
     pub selectors: ::prost::alloc::vec::Vec<StoredSelector>,
     #[prost(string, tag = "10")]
     pub agent_version: ::prost::alloc::string::String,
+    /// The credential that the agent attested with last, if it is one that attests again and again.
+    #[prost(message, optional, tag = "11")]
+    pub used: ::core::option::Option<UsedCredential>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct UsedCredential {
+    /// SHA-256 of the name that its issuer gave it.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub fingerprint: ::prost::bytes::Bytes,
+    #[prost(int64, optional, tag = "2")]
+    pub issued_at: ::core::option::Option<i64>,
+    /// What it is bound to, such as a pod.
+    #[prost(string, tag = "3")]
+    pub holder: ::prost::alloc::string::String,
+    /// The network address that it came from.
+    #[prost(string, tag = "4")]
+    pub from: ::prost::alloc::string::String,
+    /// Whether it came while the agent was at another address.
+    #[prost(bool, tag = "5")]
+    pub disputed: bool,
 }
 /// Under `tokens/HASH`: the store never holds the token itself.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

@@ -24,6 +24,7 @@ use super::caller::{AgentCaller, Caller, Connection, Svid};
 use crate::audit::{Audit, Event};
 use crate::index::Index;
 use crate::index::agents::StoredAgent;
+use crate::presence::Presence;
 use crate::records::agents::{Agent, Next, Standing, encode};
 use crate::store::{Expect, Key, Txn};
 use crate::writes::{Plan, WriteError, Writer};
@@ -40,6 +41,7 @@ pub(crate) struct Gate {
     pub(crate) admin_ids: BTreeSet<SpiffeId>,
     pub(crate) audit: Audit,
     pub(crate) metrics: super::metrics::RpcMetrics,
+    pub(crate) presence: Presence,
 }
 
 /// The outcome for a call that could be decided.
@@ -141,7 +143,12 @@ impl Gate {
             return Ok(Verdict::Denied(Denial::AgentExpired));
         }
         match self.agent(svid).await? {
-            Ok(agent) => admitted(Some(AgentCaller::new(agent))),
+            Ok(agent) => {
+                if let Some(addr) = connection.addr() {
+                    self.presence.note(&agent.value.id, addr);
+                }
+                admitted(Some(AgentCaller::new(agent)))
+            }
             Err(denial) => Ok(Verdict::Denied(denial)),
         }
     }

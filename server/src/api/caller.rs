@@ -5,7 +5,7 @@
 //! can make.
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use identity::spiffe_id::SpiffeId;
@@ -72,6 +72,21 @@ impl Caller {
         caller.ok_or_else(|| Status::internal("caller missing from request context"))
     }
 
+    /// The network address that the call came from.
+    pub(super) fn addr(&self) -> Option<IpAddr> {
+        self.connection.addr()
+    }
+
+    /// The serial number of the X509-SVID that the caller showed as this very SPIFFE ID.
+    pub(super) fn serial_as(&self, id: &SpiffeId) -> Option<&str> {
+        match &self.connection {
+            Connection::Tls {
+                svid: Some(svid), ..
+            } if svid.id == *id => Some(svid.leaf.serial_decimal()),
+            Connection::Tls { .. } | Connection::Local(_) => None,
+        }
+    }
+
     /// The agent that makes a request which is for agents alone.
     pub(crate) fn agent_of<T>(request: &Request<T>) -> Result<AgentCaller, Status> {
         let agent = Self::of(request)?.agent;
@@ -101,6 +116,17 @@ impl Connection {
             addr: peer.addr,
             svid,
         })
+    }
+}
+
+impl Connection {
+    /// The network address of the peer.
+    pub(super) fn addr(&self) -> Option<IpAddr> {
+        match self {
+            // An IPv4 peer of a listener for both is the same peer.
+            Self::Tls { addr, .. } => Some(addr.ip().to_canonical()),
+            Self::Local(_) => None,
+        }
     }
 }
 

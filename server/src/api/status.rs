@@ -5,11 +5,13 @@
 
 use std::error::Error;
 
+use attestors::node::k8s_psat::{self, Decision, VerifyError};
 use identity::entry::EntryError;
 use proto::spire::types;
 use tonic::{Code, Status};
-use tracing::{debug, error};
+use tracing::{debug, error, warn};
 
+use super::caller::Caller;
 use crate::authority::SignError;
 use crate::store::BackupError;
 use crate::writes::WriteError;
@@ -80,6 +82,24 @@ pub(super) fn sign(what: &str, cause: &SignError) -> Status {
         "Could not sign"
     );
     Status::internal(what.to_owned())
+}
+
+/// Why a node was not attested. SPIRE puts the plugin before its words.
+pub(super) fn not_attested(caller: &Caller, error: &VerifyError) -> Status {
+    warn!(
+        attestor = k8s_psat::NAME,
+        caller = %caller,
+        error = runtime::report::chain(error),
+        error.reason = error.reason(),
+        "Did not attest a node"
+    );
+    let code = match error.decision() {
+        Decision::Malformed => Code::InvalidArgument,
+        Decision::Denied => Code::PermissionDenied,
+        Decision::Undecided => Code::Internal,
+    };
+    let name = k8s_psat::NAME;
+    Status::new(code, format!("nodeattestor({name}): {}", error.sentence()))
 }
 
 /// Why an entry was not created.

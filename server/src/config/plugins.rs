@@ -1,12 +1,14 @@
 //! The plugins of a server: which are built, and why the others are refused.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use attestors::node::join_token;
+use attestors::node::k8s_psat::{self as psat, Cluster};
 use runtime::config::{self, Body, Nothing, Plugin, Problems, Unbuilt, given};
 use serde::Deserialize;
 
-use super::{KeysConfig, StoreConfig, publish};
+use super::{KeysConfig, StoreConfig, k8s_psat, publish};
 use crate::publish::TargetConfig;
 
 /// What the plugins amount to.
@@ -15,6 +17,7 @@ pub(super) struct Plugins {
     pub(super) store: Option<StoreConfig>,
     pub(super) keys: Option<KeysConfig>,
     pub(super) publish: Vec<TargetConfig>,
+    pub(super) k8s_clusters: Option<BTreeMap<String, Cluster>>,
 }
 
 /// SPIRE's plugins that are not built.
@@ -27,7 +30,6 @@ const UNBUILT: Unbuilt<'_> = &[
         "NodeAttestor",
         &[
             "x509pop",
-            "k8s_psat",
             "aws_iid",
             "gcp_iit",
             "azure_msi",
@@ -109,6 +111,11 @@ pub(super) fn read(section: Option<&Body>, problems: &mut Problems) -> Plugins {
             }
             ("Notifier", "k8sbundle") => {
                 plugins.publish.extend(publish::k8sbundle(plugin, problems));
+            }
+            ("NodeAttestor", psat::NAME) => {
+                let settings = plugin.settings(problems);
+                let clusters = k8s_psat::read(settings, &plugin.key("clusters"), problems);
+                plugins.k8s_clusters = Some(clusters);
             }
             _ => plugin.refuse(UNBUILT, problems),
         }

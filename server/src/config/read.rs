@@ -118,6 +118,7 @@ fn assemble(server: &raw::Server, rest: Rest, problems: &mut Problems) -> Option
         admin_ids,
         audit_log_enabled: server.audit_log_enabled == Some(true),
         agent_id_as_selector: server.experimental.agent_spiffe_id_as_selector == Some(true),
+        k8s_clusters: rest.plugins.k8s_clusters,
         prune_agents,
         log: rest.log,
         health: rest.health,

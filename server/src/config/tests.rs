@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use attestors::node::k8s_psat::{AgentIdBy, KubeConfig};
+
 use super::*;
 use crate::publish::{ConfigMapRef, Format, Place};
 
@@ -248,5 +250,65 @@ fn a_publisher_that_lacks_a_setting_is_refused_by_its_key() {
     ] {
         let refused = refused(&with_plugin(plugin));
         assert!(refused.contains(part), "{plugin}: {refused}");
+    }
+}
+
+fn with_psat(data: &str) -> String {
+    let block = format!(r#"NodeAttestor "k8s_psat" {{ plugin_data {{ {data} }} }} KeyManager"#);
+    SPIRE.replacen("KeyManager", &block, 1)
+}
+
+#[test]
+fn reads_the_clusters_of_k8s_psat_as_spire_does() {
+    let (config, _) = load(&with_psat(
+        r#"clusters = {
+            "prod" = {
+                service_account_allow_list = ["spire:agent", "other:agent"]
+                kube_config_file = "/etc/kube"
+                audience = []
+                allowed_node_label_keys = ["zone"]
+                allowed_pod_label_keys = ["app"]
+                use_pod_uid_for_agent_id = true
+            },
+            "dev" = { service_account_allow_list = ["spire:agent"] kube_config_file = "" }
+        }"#,
+    ))
+    .unwrap();
+    let clusters = config.k8s_clusters.unwrap();
+    let (prod, dev) = (&clusters["prod"], &clusters["dev"]);
+    assert_eq!(prod.service_accounts.len(), 2);
+    assert_eq!(prod.kube_config, KubeConfig::File("/etc/kube".into()));
+    assert!(prod.audiences.is_empty());
+    assert!(prod.node_label_keys.contains("zone") && prod.pod_label_keys.contains("app"));
+    assert_eq!(prod.agent_id_by, AgentIdBy::PodUid);
+    assert_eq!(dev.kube_config, KubeConfig::InCluster);
+    assert_eq!(dev.audiences, ["spire-server"]);
+    assert_eq!(dev.agent_id_by, AgentIdBy::NodeUid);
+    let (config, warnings) = load(&with_psat("")).unwrap();
+    assert_eq!(config.k8s_clusters.unwrap().len(), 0);
+    assert!(!warnings.is_empty());
+    assert!(load(SPIRE).unwrap().0.k8s_clusters.is_none());
+}
+
+#[test]
+fn refuses_clusters_that_nobody_could_attest_in() {
+    for (data, words) in [
+        (r#"clusters = { "a" = {} }"#, "at least one service account"),
+        (
+            r#"clusters = { "a" = { service_account_allow_list = ["agent"] } }"#,
+            "`agent` is not `namespace:name`",
+        ),
+        (
+            r#"clusters = { "a/b" = { service_account_allow_list = ["x:y"] } }"#,
+            "a part of agent IDs",
+        ),
+        (
+            r#"clusters = { "a" = { service_account_allow_list = ["x:y"] audiences = ["z"] } }"#,
+            "audiences",
+        ),
+    ] {
+        let text = refused(&with_psat(data));
+        assert!(text.contains(words), "{text}");
+        assert!(text.contains("k8s_psat"), "{text}");
     }
 }

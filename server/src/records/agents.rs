@@ -1,5 +1,6 @@
 //! Attested agents, under `agents/ID`.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -7,7 +8,7 @@ use bytes::Bytes;
 use identity::selector::Selectors;
 use identity::spiffe_id::SpiffeId;
 use prost::Message;
-use proto::records::StoredAgent;
+use proto::records::{StoredAgent, UsedCredential};
 
 use super::{CodecError, decode_selectors, encode_selectors, from_seconds, to_seconds};
 
@@ -22,6 +23,21 @@ pub(crate) struct Agent {
     pub(crate) can_reattest: bool,
     pub(crate) selectors: Selectors,
     pub(crate) version: String,
+    /// The credential that it attested with last, where it can do so again.
+    pub(crate) used: Option<Used>,
+}
+
+/// A credential that was used, as far as it must be known to judge the next one.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) struct Used {
+    pub(crate) fingerprint: [u8; 32],
+    pub(crate) issued_at: Option<SystemTime>,
+    /// What it is bound to, such as a pod.
+    pub(crate) holder: String,
+    /// Where it came from. Unknown for one that came over a Unix socket.
+    pub(crate) from: Option<IpAddr>,
+    /// Whether it came while the agent was elsewhere, so that nobody can say who is the rightful one.
+    pub(crate) disputed: bool,
 }
 
 /// Which SVIDs of an agent the server accepts.
@@ -71,6 +87,7 @@ pub(crate) fn encode(agent: &Agent) -> Bytes {
         can_reattest: agent.can_reattest,
         selectors: encode_selectors(&agent.selectors),
         agent_version: agent.version.clone(),
+        used: agent.used.as_ref().map(encode_used),
     };
     stored.encode_to_vec().into()
 }
@@ -98,5 +115,27 @@ pub(crate) fn decode(value: &[u8]) -> Result<Agent, CodecError> {
         can_reattest: stored.can_reattest,
         selectors: decode_selectors(&stored.selectors)?,
         version: stored.agent_version,
+        used: stored.used.and_then(decode_used),
+    })
+}
+
+fn encode_used(used: &Used) -> UsedCredential {
+    UsedCredential {
+        fingerprint: Bytes::copy_from_slice(&used.fingerprint),
+        issued_at: used.issued_at.map(to_seconds),
+        holder: used.holder.clone(),
+        from: used.from.map_or_else(String::new, |from| from.to_string()),
+        disputed: used.disputed,
+    }
+}
+
+/// What cannot be read is as if it had never been seen: it only serves to raise an alarm.
+fn decode_used(stored: UsedCredential) -> Option<Used> {
+    Some(Used {
+        fingerprint: stored.fingerprint.as_ref().try_into().ok()?,
+        issued_at: stored.issued_at.map(from_seconds),
+        holder: stored.holder,
+        from: stored.from.parse().ok(),
+        disputed: stored.disputed,
     })
 }

@@ -8,7 +8,7 @@ use identity::spiffe_id::SpiffeId;
 use identity::trust_domain::TrustDomain;
 use proptest::prelude::*;
 
-use super::agents::{Agent, Next, Standing};
+use super::agents::{Agent, Next, Standing, Used};
 use super::tokens::JoinToken;
 use super::*;
 
@@ -87,8 +87,24 @@ fn agents() -> impl Strategy<Value = Agent> {
             next: next.map(|(serial, expires_at)| Next { serial, expires_at }),
         }),
     ];
-    (standing, times(), any::<bool>(), ".{0,20}").prop_map(
-        |(standing, expires_at, can_reattest, version)| Agent {
+    let from = prop::option::of(any::<std::net::IpAddr>());
+    let used = (
+        any::<[u8; 32]>(),
+        prop::option::of(times()),
+        ".{0,9}",
+        from,
+        any::<bool>(),
+    );
+    let used = used.prop_map(|(fingerprint, issued_at, holder, from, disputed)| Used {
+        fingerprint,
+        issued_at,
+        holder,
+        from,
+        disputed,
+    });
+    let used = prop::option::of(used);
+    (standing, times(), any::<bool>(), ".{0,20}", used).prop_map(
+        |(standing, expires_at, can_reattest, version, used)| Agent {
             id: id("/spire/agent/join_token/t"),
             attestation_type: "join_token".into(),
             standing,
@@ -96,6 +112,7 @@ fn agents() -> impl Strategy<Value = Agent> {
             can_reattest,
             selectors: some_selectors(),
             version,
+            used,
         },
     )
 }

@@ -9,6 +9,8 @@ mod backup;
 #[cfg(test)]
 mod entries;
 #[cfg(test)]
+mod kubernetes;
+#[cfg(test)]
 mod life;
 #[cfg(test)]
 mod support;

@@ -34,7 +34,7 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, Server
 use server::config::{Config, KeysConfig, StoreConfig};
 use server::{Deps, Handle, StartError};
 use tempfile::TempDir;
-use tokio::net::{TcpStream, UnixStream};
+use tokio::net::{TcpSocket, UnixStream};
 use tokio_rustls::TlsConnector;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Status};
@@ -174,6 +174,16 @@ impl Server {
 
     /// Connects to the port, with a certificate or without.
     pub(crate) async fn connect(&self, identity: Option<&Identity>) -> Result<Channel, String> {
+        self.connect_from("127.0.0.1", identity).await
+    }
+
+    /// Connects to the port from an address of this machine.
+    pub(crate) async fn connect_from(
+        &self,
+        source: &str,
+        identity: Option<&Identity>,
+    ) -> Result<Channel, String> {
+        let source = SocketAddr::new(source.parse().unwrap(), 0);
         let bundle = self
             .bundles()
             .get_bundle(GetBundleRequest::default())
@@ -205,7 +215,9 @@ impl Server {
         let connect = service_fn(move |_| {
             let connector = connector.clone();
             async move {
-                let stream = TcpStream::connect(addr).await?;
+                let socket = TcpSocket::new_v4()?;
+                socket.bind(source)?;
+                let stream = socket.connect(addr).await?;
                 let name = ServerName::try_from("server").unwrap();
                 connector.connect(name, stream).await.map(TokioIo::new)
             }
@@ -217,22 +229,10 @@ impl Server {
 
     /// Attests with a token, as an agent does.
     pub(crate) async fn attest(&self, token: &str) -> Result<Identity, Status> {
-        let key = KeyPair::generate().unwrap();
-        let csr = csr(&key, &CertificateParams::default());
         let channel = self.connect(None).await.unwrap();
-        let request = attestation("join_token", token, csr);
-        let answer = AgentClient::new(channel)
-            .attest_agent(tokio_stream::iter([request]))
-            .await?;
-        let message = answer.into_inner().message().await?.unwrap();
-        let Some(attest_agent_response::Step::Result(result)) = message.step else {
-            panic!("no result");
-        };
-        assert!(!result.reattestable);
-        Ok(Identity {
-            key,
-            chain: chain(&result.svid.unwrap()),
-        })
+        let (identity, reattestable) = attest_over(channel, "join_token", token).await?;
+        assert!(!reattestable);
+        Ok(identity)
     }
 
     /// A new agent and a connection of its own.
@@ -266,6 +266,26 @@ impl Server {
         assert_eq!(result.status.unwrap().code, 0);
         result.entry.unwrap().id
     }
+}
+
+/// Attests with a new key; tells whether the agent may attest again.
+pub(crate) async fn attest_over(
+    channel: Channel,
+    kind: &str,
+    payload: &str,
+) -> Result<(Identity, bool), Status> {
+    let key = KeyPair::generate().unwrap();
+    let csr = csr(&key, &CertificateParams::default());
+    let request = attestation(kind, payload, csr);
+    let answer = AgentClient::new(channel)
+        .attest_agent(tokio_stream::iter([request]))
+        .await?;
+    let message = answer.into_inner().message().await?.unwrap();
+    let Some(attest_agent_response::Step::Result(result)) = message.step else {
+        panic!("no result");
+    };
+    let chain = chain(&result.svid.unwrap());
+    Ok((Identity { key, chain }, result.reattestable))
 }
 
 pub(crate) fn attestation(kind: &str, payload: &str, csr: Vec<u8>) -> AttestAgentRequest {
