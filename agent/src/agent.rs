@@ -25,11 +25,12 @@ use tracing::{error, info, warn};
 use crate::api;
 use crate::attestation::{AttestationError, Attestor, Kept, Standing};
 use crate::cache::{self, Capacity, driver};
-use crate::config::{Config, SocketConfig};
+use crate::config::{Config, NodeAttestor, SocketConfig};
 use crate::credentials::Credentials;
 use crate::custody::{Custody, CustodyConfig, CustodyError};
 use crate::endpoints;
 use crate::lifecycle::{self, Inputs, Lifecycle};
+use crate::proof::Proof;
 use crate::rotation::Strategy;
 use crate::source::Source;
 use crate::state::{StateError, StateFile};
@@ -39,8 +40,8 @@ use crate::upstream::{Denial, UpstreamError};
 
 /// The version that the server is told.
 const VERSION: &str = env!("CARGO_PKG_VERSION");
-/// The pause between two tries to attest: SPIRE's first one, and half a minute at the most.
-const ATTEST_PAUSE: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(30));
+/// The pause between two tries to attest. The first is short: a pod may be quicker than what it needs.
+const ATTEST_PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 /// The pause between two tries of the first synchronization.
 const SYNC_PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 /// How many denials wait to be acted on; one is enough to act.
@@ -169,7 +170,7 @@ fn open(config: &Config) -> Result<Kept, StartError> {
     }
     let state = StateFile::open(&config.data_dir, &config.trust_domain)?;
     let custody = Custody::open(&config.custody)?;
-    if !custody.is_durable() {
+    if !custody.is_durable() && matches!(config.node_attestor, NodeAttestor::JoinToken) {
         warn!(
             "The agent's key is in memory only: after a restart the agent needs a new join token"
         );
@@ -204,7 +205,7 @@ fn attestor(config: &Config, clock: &Clock) -> Attestor {
             trust_domain: config.trust_domain.clone(),
         },
         trust_source: config.trust_source.clone(),
-        token: config.join_token.clone(),
+        proof: Proof::of(&config.node_attestor, config.join_token.clone()),
         clock: clock.clone(),
     }
 }
@@ -221,11 +222,11 @@ async fn obtain(attestor: &Attestor, kept: &mut Kept, deps: &Deps) -> Result<Sta
         let trust = kept.bundle(attestor);
         let attested = tokio::select! {
             () = shutdown.requested() => return Err(StartError::ShutDown),
-            attested = attestor.attest(kept, trust.as_ref()) => attested,
+            attested = attestor.attest(kept, trust.as_ref(), None) => attested,
         };
         let error = match attested {
             Ok(standing) => return Ok(standing),
-            Err(error) if error.is_transient() => error,
+            Err(error) if attestor.may_try_again(&error) => error,
             Err(error) => return Err(StartError::Identity(error)),
         };
         let pause = backoff.next_delay();

@@ -1,35 +1,27 @@
 //! How the agent proves which node it is: with what, towards whom, and what it does with the answer.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use attestors::node::join_token::{self, Token, TokenError};
 use identity::bundle::Bundle;
-use identity::spiffe_id::SpiffeId;
 use identity::x509::{SvidError, X509Svid};
 use runtime::clock::Clock;
-use runtime::files::{self, FileError};
 use tracing::{info, warn};
-use zeroize::Zeroizing;
 
 use crate::bootstrap::{BootstrapError, Trust, TrustSource};
-use crate::config::TokenSource;
 use crate::credentials::{AgentSvid, told};
 use crate::custody::{self, Custody, CustodyError};
+use crate::proof::{Proof, ProofError};
 use crate::state::{State, StateError, StateFile};
 use crate::upstream::UpstreamError;
 use crate::upstream::grpc::{self, Attested, Evidence, Target};
-
-/// More than any token; a larger file is not one.
-const MAX_TOKEN_FILE_BYTES: u64 = 4096;
 
 /// What attestation needs besides keys and state.
 #[derive(Clone, Debug)]
 pub struct Attestor {
     pub target: Target,
     pub trust_source: TrustSource,
-    pub token: Option<TokenSource>,
+    pub proof: Proof,
     pub clock: Clock,
 }
 
@@ -56,16 +48,8 @@ pub enum AttestationError {
     Custody(#[from] CustodyError),
     #[error(transparent)]
     Bootstrap(#[from] BootstrapError),
-    #[error(
-        "there is no join token; create one on the server with `token generate`, and give it to this agent as `join_token`, `join_token_file` or `-joinToken`"
-    )]
-    NoToken,
-    #[error("could not read the join token")]
-    TokenFile(#[source] FileError),
-    #[error("there is no join token file `{}`", .0.display())]
-    TokenFileMissing(PathBuf),
-    #[error("the join token is unusable")]
-    Token(#[source] TokenError),
+    #[error(transparent)]
+    Proof(#[from] ProofError),
     #[error("node attestation with the server `{server}` failed")]
     Server {
         server: String,
@@ -83,17 +67,14 @@ impl AttestationError {
             Self::State(error) => error.reason(),
             Self::Custody(error) => error.reason(),
             Self::Bootstrap(error) => error.reason(),
-            Self::NoToken => "token_missing",
-            Self::TokenFile(error) => error.reason(),
-            Self::TokenFileMissing(_) => "token_file_missing",
-            Self::Token(error) => error.reason(),
+            Self::Proof(error) => error.reason(),
             Self::Server { source, .. } => source.reason(),
             Self::Svid(error) => error.reason(),
         }
     }
 
     /// Whether the same try may succeed later, without anybody's help here.
-    pub fn is_transient(&self) -> bool {
+    fn is_transient(&self) -> bool {
         match self {
             Self::Bootstrap(error) => error.is_transient(),
             Self::Server { source, .. } => is_curable(source),
@@ -116,39 +97,32 @@ fn is_curable(error: &UpstreamError) -> bool {
 }
 
 impl Attestor {
-    /// Reads the token, as it is now.
-    fn token(&self) -> Result<Token, AttestationError> {
-        match &self.token {
-            None => Err(AttestationError::NoToken),
-            Some(TokenSource::Value(token)) => Ok(token.clone()),
-            Some(TokenSource::File(path)) => {
-                let content = files::read_limited(path, MAX_TOKEN_FILE_BYTES)
-                    .map_err(AttestationError::TokenFile)?;
-                let content = content
-                    .map(Zeroizing::new)
-                    .ok_or_else(|| AttestationError::TokenFileMissing(path.clone()))?;
-                Token::parse(content.trim_ascii()).map_err(AttestationError::Token)
+    /// Whether a try that failed is worth another, however long it takes.
+    ///
+    /// An agent that can show its proof again and again does so: it would be started again and again
+    /// if it ended, and its refusal may be cured at the server. A ban is final.
+    pub fn may_try_again(&self, error: &AttestationError) -> bool {
+        let refused = match error {
+            AttestationError::Proof(_) => true,
+            AttestationError::Server { source, .. } => {
+                matches!(source, UpstreamError::Refused { .. })
             }
-        }
-    }
-
-    /// Whether there is a token that `own` has not spent: its name would have the token in it.
-    pub fn has_unspent_token(&self, own: &SpiffeId) -> bool {
-        let spent = |token: &Token| {
-            join_token::agent_id(own.trust_domain(), token).is_ok_and(|id| id == *own)
+            _ => false,
         };
-        self.token().is_ok_and(|token| !spent(&token))
+        error.is_transient() || (refused && self.proof.is_repeatable())
     }
 
     /// Attests with a new key, and keeps what comes of it before anybody uses it.
     ///
-    /// The key in use stays where it is, so that a failure costs nothing but the token.
+    /// The key in use stays where it is, so that a failure costs nothing but the token. `own` is what
+    /// the agent is still known by, if it is.
     pub async fn attest(
         &self,
         kept: &mut Kept,
         trust: Option<&Bundle>,
+        own: Option<&AgentSvid>,
     ) -> Result<Standing, AttestationError> {
-        let token = self.token()?;
+        let payload = self.proof.payload()?;
         let trust = match trust {
             Some(bundle) => Trust::Bundle(Box::new(bundle.clone())),
             None => self.trust_source.obtain(&self.target.trust_domain).await?,
@@ -158,14 +132,15 @@ impl Attestor {
         let in_use = state.svid.first().map(|leaf| leaf.public_key().clone());
         kept.state.write(state)?;
         let key = kept.custody.generate(in_use.as_ref())?;
-        let payload = Zeroizing::new(token.payload().to_vec());
+        let kind = self.proof.kind();
         let evidence = Evidence {
-            kind: join_token::NAME,
+            kind,
             payload,
             csr: custody::request(&key)?,
+            shown: own.and_then(|own| self.to_show(own)),
         };
-        info!(server.addr = %self.server(), attestor = join_token::NAME, "Attesting");
-        let attested = grpc::attest(self.target.clone(), trust, evidence, self.clock.clone()).await;
+        info!(server.addr = %self.server(), attestor = kind, "Attesting");
+        let attested = self.present(trust, evidence).await;
         let Attested {
             chain,
             reattestable,
@@ -181,6 +156,33 @@ impl Attestor {
             own: Arc::new(AgentSvid { svid, reattestable }),
             bundle: Arc::new(bundle),
         })
+    }
+
+    /// The SVID that tells the server that this is the agent itself, and nobody who has its token.
+    fn to_show(&self, own: &AgentSvid) -> Option<X509Svid> {
+        let is_over = own.svid.validity().is_over(self.clock.now());
+        (self.proof.is_repeatable() && !is_over).then(|| own.svid.clone())
+    }
+
+    async fn present(&self, trust: Trust, evidence: Evidence) -> Result<Attested, UpstreamError> {
+        let attest = |trust, evidence| {
+            grpc::attest(self.target.clone(), trust, evidence, self.clock.clone())
+        };
+        if evidence.shown.is_none() {
+            return attest(trust, evidence).await;
+        }
+        let shown = attest(trust.clone(), evidence.clone()).await;
+        match shown {
+            // A server that does not take the SVID any more ends the connection.
+            Err(UpstreamError::Unavailable(_)) => {
+                let bare = Evidence {
+                    shown: None,
+                    ..evidence
+                };
+                attest(trust, bare).await
+            }
+            shown => shown,
+        }
     }
 
     /// The server as an operator wrote it.

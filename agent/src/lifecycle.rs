@@ -259,11 +259,11 @@ impl Lifecycle {
     }
 
     async fn attest_again(&mut self) -> Result<Standing, RenewalError> {
-        let trust = self.deps.credentials.trust();
+        let (trust, own) = (self.deps.credentials.trust(), self.deps.credentials.own());
         Ok(self
             .deps
             .attestor
-            .attest(&mut self.kept, Some(&trust))
+            .attest(&mut self.kept, Some(&trust), Some(&own))
             .await?)
     }
 
@@ -284,7 +284,7 @@ impl Lifecycle {
         if denial == Denial::Banned {
             return self.banned(&own);
         }
-        if !own.reattestable && !self.deps.attestor.has_unspent_token(own.svid.id()) {
+        if !own.reattestable && !self.deps.attestor.proof.is_left_to(own.svid.id()) {
             error!(
                 spiffe.id = %own.svid.id(),
                 error.reason = denial.reason(),
@@ -303,8 +303,8 @@ impl Lifecycle {
                 }
                 Err(failure) => failure,
             };
-            let curable =
-                matches!(&failure, RenewalError::Attestation(error) if error.is_transient());
+            let attestor = &self.deps.attestor;
+            let curable = matches!(&failure, RenewalError::Attestation(error) if attestor.may_try_again(error));
             let chain = report::chain(&failure);
             if failure.denial() == Some(Denial::Banned) {
                 return self.banned(&own);

@@ -13,10 +13,13 @@ use crate::api::tests::{Driver, UID, published};
 use crate::config::Overrides;
 use crate::upstream::grpc::fake::Fake;
 
+mod pod;
+
 /// A folder for an agent, and what its configuration says.
 struct Place {
     folder: TempDir,
     port: u16,
+    node_attestor: String,
 }
 
 /// An agent that runs until it is stopped.
@@ -37,6 +40,7 @@ impl Place {
         Self {
             folder,
             port: fake.addr.port(),
+            node_attestor: r#"NodeAttestor "join_token" {}"#.to_owned(),
         }
     }
 
@@ -57,11 +61,12 @@ impl Place {
             }}
             plugins {{
                 KeyManager "disk" {{ plugin_data {{ directory = "{folder}/keys" }} }}
-                NodeAttestor "join_token" {{}}
+                {node_attestor}
                 WorkloadAttestor "unix" {{}}
             }}
             "#,
             port = self.port,
+            node_attestor = self.node_attestor,
         );
         Config::load(
             &runtime::config::parse(&text).unwrap(),

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use attestors::node::join_token;
+use attestors::node::k8s_psat::{self, Prover};
 use attestors::workload::{k8s, unix};
 use runtime::config::{self, Body, Nothing, Plugin, Problems, Unbuilt, given};
 use serde::Deserialize;
@@ -20,10 +21,12 @@ pub(super) struct Plugins {
 }
 
 /// How the agent proves which node it is.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug)]
 pub enum NodeAttestor {
     /// By a token that an operator created for it, once.
     JoinToken,
+    /// By the service-account token of its pod.
+    K8sPsat(Prover),
 }
 
 /// How the agent finds out who is calling.
@@ -41,7 +44,6 @@ const UNBUILT: Unbuilt<'_> = &[
         "NodeAttestor",
         &[
             "x509pop",
-            "k8s_psat",
             "aws_iid",
             "gcp_iit",
             "azure_msi",
@@ -62,6 +64,13 @@ const UNBUILT: Unbuilt<'_> = &[
 #[serde(default)]
 struct Disk {
     directory: Option<PathBuf>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Psat {
+    cluster: Option<String>,
+    token_path: Option<PathBuf>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -92,6 +101,9 @@ pub(super) fn read(
                 let Nothing {} = plugin.settings(problems);
                 plugins.node_attestor = Some(NodeAttestor::JoinToken);
             }
+            ("NodeAttestor", k8s_psat::NAME) => {
+                plugins.node_attestor = psat(plugin, problems).map(NodeAttestor::K8sPsat);
+            }
             ("WorkloadAttestor", unix::NAME) => {
                 let attestor = WorkloadAttestorConfig::Unix(unix(plugin, problems));
                 plugins.workload_attestors.push(attestor);
@@ -105,7 +117,7 @@ pub(super) fn read(
         }
     }
     declared.exactly_one("KeyManager", "`disk` or `memory`", problems);
-    declared.exactly_one("NodeAttestor", "`join_token`", problems);
+    declared.exactly_one("NodeAttestor", "`join_token` or `k8s_psat`", problems);
     declared.at_least_one("WorkloadAttestor", "`unix` or `k8s`", problems);
     plugins
 }
@@ -116,6 +128,14 @@ fn disk(plugin: &Plugin, problems: &mut Problems) -> Option<CustodyConfig> {
     let what = "must be set: the folder of `keys.json`";
     problems.add_if(directory.is_none(), &plugin.key("directory"), what);
     directory.map(|directory| CustodyConfig::Disk { directory })
+}
+
+fn psat(plugin: &Plugin, problems: &mut Problems) -> Option<Prover> {
+    let said: Psat = plugin.settings(problems);
+    let cluster = said.cluster.filter(|cluster| !cluster.is_empty());
+    let what = "must be set: the name that the server knows this cluster by";
+    problems.add_if(cluster.is_none(), &plugin.key("cluster"), what);
+    cluster.map(|cluster| Prover::new(cluster, given(said.token_path)))
 }
 
 fn unix(plugin: &Plugin, problems: &mut Problems) -> unix::Options {

@@ -129,7 +129,7 @@ fn what_is_not_built_is_refused_by_name() {
         assert!(error.contains(&format!("`{key}`")), "{error}");
     }
     for plugin in [
-        r#"NodeAttestor "k8s_psat" {}"#,
+        r#"NodeAttestor "x509pop" {}"#,
         r#"WorkloadAttestor "docker" {}"#,
         r#"SVIDStore "aws_secretsmanager" {}"#,
     ] {
@@ -138,6 +138,27 @@ fn what_is_not_built_is_refused_by_name() {
         );
         assert!(error.contains("is not built"), "{error}");
     }
+}
+
+#[test]
+fn a_pod_attests_by_the_token_that_spires_manifests_mount() {
+    let with_psat = |data: &str| {
+        let psat = format!(r#"NodeAttestor "k8s_psat" {{ plugin_data {{ {data} }} }}"#);
+        let join_token = r#"NodeAttestor "join_token" { plugin_data {} }"#;
+        AGENT.to_owned() + &PLUGINS.replace(join_token, &psat)
+    };
+    for (data, path) in [
+        (r#"cluster = "c""#, "/var/run/secrets/tokens/spire-agent"),
+        (r#"cluster = "c" token_path = "/t""#, "/t"),
+    ] {
+        let (config, _) = load(&with_psat(data)).unwrap();
+        let NodeAttestor::K8sPsat(prover) = config.node_attestor else {
+            panic!("another attestor");
+        };
+        assert_eq!(prover.token_path(), Path::new(path));
+    }
+    let error = refusal(&with_psat(""));
+    assert!(error.contains("cluster"), "{error}");
 }
 
 #[test]

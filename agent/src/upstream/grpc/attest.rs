@@ -3,7 +3,7 @@
 use identity::bundle::Bundle;
 use identity::spiffe_id::SpiffeId;
 use identity::trust_domain::TrustDomain;
-use identity::x509::Certificate;
+use identity::x509::{Certificate, X509Svid};
 use proto::spire::server::agent::agent_client::AgentClient;
 use proto::spire::server::agent::attest_agent_request::{Params, Step};
 use proto::spire::server::agent::attest_agent_response::{Result as Attestation, Step as Answer};
@@ -16,6 +16,7 @@ use runtime::report;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
+use tonic::{Code, Status};
 use tracing::warn;
 
 use super::connect::{Dialer, Target};
@@ -23,7 +24,10 @@ use super::convert::{self, protocol};
 use super::verify::Anchor;
 use super::{MAX_MESSAGE_BYTES, RPC_DEADLINE, overdue};
 use crate::bootstrap::Trust;
-use crate::upstream::UpstreamError;
+use crate::upstream::{Denial, UpstreamError};
+
+/// What SPIRE's server says to a banned agent that attests.
+const BANNED: &str = "failed to attest: agent is banned";
 
 /// What the agent proves itself by.
 #[derive(Clone, Debug)]
@@ -33,6 +37,8 @@ pub struct Evidence {
     pub payload: zeroize::Zeroizing<Vec<u8>>,
     /// The request to have the agent's new key certified, DER.
     pub csr: Vec<u8>,
+    /// What the agent shows itself by, if it is one already.
+    pub shown: Option<X509Svid>,
 }
 
 /// What the server made of it.
@@ -63,7 +69,7 @@ pub async fn attest(
     let dialer = Dialer {
         target,
         anchor,
-        own: None,
+        own: evidence.shown.clone(),
         clock,
     };
     let channel = if known.is_some() {
@@ -100,7 +106,9 @@ async fn in_time<T>(
 }
 
 async fn present(channel: Channel, evidence: Evidence) -> Result<Attestation, UpstreamError> {
-    let Evidence { kind, payload, csr } = evidence;
+    let Evidence {
+        kind, payload, csr, ..
+    } = evidence;
     let data = AttestationData {
         r#type: kind.to_owned(),
         payload: payload.to_vec().into(),
@@ -118,11 +126,9 @@ async fn present(channel: Channel, evidence: Evidence) -> Result<Attestation, Up
         .await
         .map_err(|_closed| protocol("the attestation ended before it began"))?;
     let mut client = AgentClient::new(channel).max_decoding_message_size(MAX_MESSAGE_BYTES);
-    let mut responses = client
-        .attest_agent(ReceiverStream::new(receiver))
-        .await?
-        .into_inner();
-    let response = responses.message().await?;
+    let responses = client.attest_agent(ReceiverStream::new(receiver)).await;
+    let mut responses = responses.map_err(refused)?.into_inner();
+    let response = responses.message().await.map_err(refused)?;
     // The request half stays open until the answer is there.
     drop(requests);
     match response.and_then(|response| response.step) {
@@ -132,6 +138,14 @@ async fn present(channel: Channel, evidence: Evidence) -> Result<Attestation, Up
         )),
         None => Err(protocol("the attestation ended without a result")),
     }
+}
+
+/// A ban is final, also where the server says so in words alone, as SPIRE's does here.
+fn refused(status: Status) -> UpstreamError {
+    if status.code() == Code::PermissionDenied && status.message() == BANNED {
+        return UpstreamError::Denied(Denial::Banned);
+    }
+    status.into()
 }
 
 async fn fetch(channel: Channel, trust_domain: &TrustDomain) -> Result<Bundle, UpstreamError> {

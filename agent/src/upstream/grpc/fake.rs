@@ -34,6 +34,10 @@ use crate::upstream::fake::{self, Ca};
 pub(crate) struct Script {
     /// Join tokens that can be used.
     pub(crate) tokens: BTreeSet<String>,
+    /// Answers to the next attestations, in place of SVIDs.
+    pub(crate) refusals: Vec<(Code, &'static str)>,
+    /// The evidence of pods, and whether the agent showed the SVID in use with it.
+    pub(crate) evidence: Vec<(String, bool)>,
     /// Deny the agent, for this reason of SPIRE's, whatever it asks after attestation.
     pub(crate) deny: Option<i32>,
     /// How many answers to renewals are lost after the server has done its part.
@@ -312,22 +316,36 @@ service! {
             request: Request<Streaming<agent::AttestAgentRequest>>,
         ) -> Result<Response<Self::AttestAgentStream>, Status> {
             self.note("attest");
+            let peer = request.extensions().get::<Arc<TlsPeer>>().unwrap();
+            let shown = peer.certificates.first().map(|leaf| Certificate::parse(leaf).unwrap());
             let first = request.into_inner().message().await?;
             let Some(attest_agent_request::Step::Params(params)) = first.and_then(|first| first.step) else {
                 return Err(Status::invalid_argument("malformed param: missing params"));
             };
-            let token = String::from_utf8(params.data.unwrap().payload.to_vec()).unwrap();
-            if !self.script.lock().tokens.remove(&token) {
-                let message = "failed to attest: join token does not exist or has already been used";
-                return Err(Status::invalid_argument(message));
-            }
-            let id = format!("spiffe://example.org/spire/agent/join_token/{token}");
+            let data = params.data.unwrap();
+            let token = String::from_utf8(data.payload.to_vec()).unwrap();
+            let reattestable = data.r#type == "k8s_psat";
+            let id = if reattestable {
+                let mut script = self.script.lock();
+                let shown = shown.is_some_and(|leaf| leaf.serial_decimal() == script.serial);
+                script.evidence.push((token, shown));
+                if let Some((code, message)) = script.refusals.pop() {
+                    return Err(Status::new(code, message));
+                }
+                "spiffe://example.org/spire/agent/k8s_psat/prod/node".to_owned()
+            } else {
+                if !self.script.lock().tokens.remove(&token) {
+                    let message = "failed to attest: join token does not exist or has already been used";
+                    return Err(Status::invalid_argument(message));
+                }
+                format!("spiffe://example.org/spire/agent/join_token/{token}")
+            };
             let (svid, serial) = self.issue(&params.params.unwrap().csr, &id);
             let mut script = self.script.lock();
             script.serial = serial;
             script.next_serial.clear();
             script.deny = None;
-            let result = attest_agent_response::Result { svid: Some(svid), reattestable: false };
+            let result = attest_agent_response::Result { svid: Some(svid), reattestable };
             let step = Some(attest_agent_response::Step::Result(result));
             let answer = agent::AttestAgentResponse { step };
             Ok(Response::new(Box::pin(tokio_stream::once(Ok(answer)))))

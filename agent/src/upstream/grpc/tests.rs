@@ -41,6 +41,7 @@ async fn attested(
         kind: "join_token",
         payload: token.as_bytes().to_vec().into(),
         csr: custody::request(&key).unwrap(),
+        shown: None,
     };
     let attested = attest(target(fake), trust, evidence, Clock::system()).await?;
     let svid = X509Svid::new(attested.chain, key).unwrap();
@@ -133,6 +134,7 @@ async fn a_server_of_another_authority_is_told_from_one_that_is_away() {
         kind: "join_token",
         payload: Vec::new().into(),
         csr: Vec::new(),
+        shown: None,
     };
     let error = attest(gone, trust, evidence, Clock::system())
         .await

@@ -1,0 +1,115 @@
+//! What the agent proves itself by, read anew for each try.
+
+use std::path::PathBuf;
+
+use attestors::node::join_token::{self, Token, TokenError};
+use attestors::node::k8s_psat::{self, Prover, ProverError};
+use identity::spiffe_id::SpiffeId;
+use runtime::files::{self, FileError};
+use zeroize::Zeroizing;
+
+use crate::config::{NodeAttestor, TokenSource};
+
+/// More than any token; a larger file is not one.
+const MAX_TOKEN_FILE_BYTES: u64 = 4096;
+
+/// Where the agent has its proof from.
+#[derive(Clone, Debug)]
+pub enum Proof {
+    /// A secret that counts once, if the operator gave one.
+    JoinToken(Option<TokenSource>),
+    /// The token of this pod, which its kubelet replaces in time.
+    K8sPsat(Prover),
+}
+
+/// Why there is no proof.
+#[derive(Debug, thiserror::Error)]
+pub enum ProofError {
+    #[error(
+        "there is no join token; create one on the server with `token generate`, and give it to this agent as `join_token`, `join_token_file` or `-joinToken`"
+    )]
+    NoToken,
+    #[error("could not read the join token")]
+    TokenFile(#[source] FileError),
+    #[error("there is no join token file `{}`", .0.display())]
+    TokenFileMissing(PathBuf),
+    #[error("the join token is unusable")]
+    Token(#[source] TokenError),
+    #[error(transparent)]
+    Psat(#[from] ProverError),
+}
+
+impl ProofError {
+    /// The stable label of metrics and logs.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::NoToken => "token_missing",
+            Self::TokenFile(error) => error.reason(),
+            Self::TokenFileMissing(_) => "token_file_missing",
+            Self::Token(error) => error.reason(),
+            Self::Psat(error) => error.reason(),
+        }
+    }
+}
+
+impl Proof {
+    /// A join token is used wherever there is one, as SPIRE's agent does.
+    pub fn of(attestor: &NodeAttestor, token: Option<TokenSource>) -> Self {
+        match (attestor, token) {
+            (NodeAttestor::K8sPsat(prover), None) => Self::K8sPsat(prover.clone()),
+            (NodeAttestor::JoinToken | NodeAttestor::K8sPsat(_), token) => Self::JoinToken(token),
+        }
+    }
+
+    /// The name of the node attestor.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::JoinToken(_) => join_token::NAME,
+            Self::K8sPsat(_) => k8s_psat::NAME,
+        }
+    }
+
+    /// Reads the evidence, as it is now.
+    pub fn payload(&self) -> Result<Zeroizing<Vec<u8>>, ProofError> {
+        match self {
+            Self::JoinToken(source) => {
+                let token = token(source.as_ref())?;
+                Ok(Zeroizing::new(token.payload().to_vec()))
+            }
+            Self::K8sPsat(prover) => Ok(prover.payload()?.encode()),
+        }
+    }
+
+    /// Whether it counts as often as it is shown, so that a refusal may be cured elsewhere: by the
+    /// kubelet, which brings the next token, or by whoever looks after the server.
+    pub fn is_repeatable(&self) -> bool {
+        matches!(self, Self::K8sPsat(_))
+    }
+
+    /// Whether it can be shown by an agent that is `own`: a join token that made this very agent is
+    /// spent, and its name has the token in it.
+    pub fn is_left_to(&self, own: &SpiffeId) -> bool {
+        let Self::JoinToken(source) = self else {
+            return true;
+        };
+        let spent = |token: &Token| {
+            join_token::agent_id(own.trust_domain(), token).is_ok_and(|id| id == *own)
+        };
+        token(source.as_ref()).is_ok_and(|token| !spent(&token))
+    }
+}
+
+fn token(source: Option<&TokenSource>) -> Result<Token, ProofError> {
+    match source {
+        None => Err(ProofError::NoToken),
+        Some(TokenSource::Value(token)) => Ok(token.clone()),
+        Some(TokenSource::File(path)) => {
+            let content =
+                files::read_limited(path, MAX_TOKEN_FILE_BYTES).map_err(ProofError::TokenFile)?;
+            let content = content
+                .map(Zeroizing::new)
+                .ok_or_else(|| ProofError::TokenFileMissing(path.clone()))?;
+            Token::parse(content.trim_ascii()).map_err(ProofError::Token)
+        }
+    }
+}
