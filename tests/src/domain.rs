@@ -20,6 +20,8 @@ pub struct Plan {
     pub server_keys: String,
     /// Whether agents look at the programs of their callers, and not at their ids alone.
     pub discover_workload_path: bool,
+    /// Further plugins of the server.
+    pub server_plugins: String,
 }
 
 impl Plan {
@@ -29,6 +31,7 @@ impl Plan {
             server,
             server_keys: String::new(),
             discover_workload_path: true,
+            server_plugins: String::new(),
         }
     }
 
@@ -47,6 +50,13 @@ impl Plan {
     pub fn key(mut self, line: &str) -> Self {
         self.server_keys.push_str(line);
         self.server_keys.push('\n');
+        self
+    }
+
+    /// Adds a plugin to the server.
+    pub fn plugin(mut self, block: &str) -> Self {
+        self.server_plugins.push_str(block);
+        self.server_plugins.push('\n');
         self
     }
 
@@ -171,18 +181,39 @@ impl Domain {
     /// The same with further lines for its block `agent`.
     pub fn agent_with(&self, make: Make, keys: &str) -> Agent {
         let token = self.token();
+        let id = format!(
+            "spiffe://{}/spire/agent/join_token/{token}",
+            self.plan.trust_domain
+        );
+        let join_token = r#"NodeAttestor "join_token" { plugin_data {} }"#;
+        self.start_agent(make, id, Some(&token), join_token, keys)
+    }
+
+    /// Starts an agent that proves itself by another node attestor, and is to get this SPIFFE ID.
+    pub fn agent_by(&self, make: Make, id: &str, node_attestor: &str) -> Agent {
+        self.start_agent(make, id.to_owned(), None, node_attestor, "")
+    }
+
+    fn start_agent(
+        &self,
+        make: Make,
+        id: String,
+        token: Option<&str>,
+        node_attestor: &str,
+        keys: &str,
+    ) -> Agent {
         let agents = tempfile::Builder::new()
             .prefix("agent-")
             .tempdir_in(self.folder());
         let folder = open_folder(agents);
         let bundle = self.folder().join("bundle.pem");
         std::fs::write(&bundle, self.cli(&["bundle", "show"]).success()).unwrap();
-        write_agent_config(&self.plan, self.port, &bundle, folder.path(), keys);
-        let id = format!(
-            "spiffe://{}/spire/agent/join_token/{token}",
-            self.plan.trust_domain
-        );
-        let process = start_agent(make, folder.path(), Some(&token));
+        let blocks = AgentBlocks {
+            node_attestor,
+            keys,
+        };
+        write_agent_config(&self.plan, self.port, &bundle, folder.path(), &blocks);
+        let process = start_agent(make, folder.path(), token);
         let agent = Agent {
             id,
             make,
@@ -305,6 +336,7 @@ fn write_server_config(plan: &Plan, folder: &Path, port: u16) {
     let Plan {
         trust_domain,
         server_keys,
+        server_plugins,
         ..
     } = plan;
     let text = format!(
@@ -321,6 +353,7 @@ plugins {{
     DataStore "sql" {{ plugin_data {{ database_type = "sqlite3" connection_string = "{folder_name}/server/datastore.sqlite3" }} }}
     KeyManager "disk" {{ plugin_data {{ keys_path = "{folder_name}/server/keys.json" }} }}
     NodeAttestor "join_token" {{ plugin_data {{}} }}
+    {server_plugins}
 }}
 "#
     );
@@ -328,8 +361,25 @@ plugins {{
     std::fs::write(folder.join("server.conf"), text).unwrap();
 }
 
-fn write_agent_config(plan: &Plan, port: u16, bundle: &Path, folder: &Path, keys: &str) {
+/// What differs between agents.
+struct AgentBlocks<'a> {
+    node_attestor: &'a str,
+    /// Lines for the block `agent`.
+    keys: &'a str,
+}
+
+fn write_agent_config(
+    plan: &Plan,
+    port: u16,
+    bundle: &Path,
+    folder: &Path,
+    blocks: &AgentBlocks<'_>,
+) {
     let (folder_name, bundle) = (folder.display(), bundle.display());
+    let AgentBlocks {
+        node_attestor,
+        keys,
+    } = blocks;
     let Plan {
         trust_domain,
         discover_workload_path,
@@ -348,7 +398,7 @@ fn write_agent_config(plan: &Plan, port: u16, bundle: &Path, folder: &Path, keys
 }}
 plugins {{
     KeyManager "disk" {{ plugin_data {{ directory = "{folder_name}/data" }} }}
-    NodeAttestor "join_token" {{ plugin_data {{}} }}
+    {node_attestor}
     WorkloadAttestor "unix" {{ plugin_data {{ discover_workload_path = {discover_workload_path} }} }}
 }}
 "#

@@ -3,12 +3,16 @@
 //! Each scenario is written against the command lines that both programs share, so that SPIRE's own
 //! pairing shows that the scenario is right.
 
+mod pods;
+
 use std::path::Path;
 use std::process::Command;
 
 use crate::domain::{Agent, Domain, Plan};
 use crate::process::{eventually, run};
 use crate::programs::Make;
+
+pub use self::pods::a_pod_attests_by_its_service_account_token;
 
 /// A server and an agent of the given makes.
 #[derive(Clone, Copy, Debug)]

@@ -14,4 +14,5 @@ ours!(
     an_evicted_agent_ends,
     the_server_restarts_with_the_same_authority,
     the_agent_restarts_with_its_identity,
+    a_pod_attests_by_its_service_account_token,
 );

@@ -21,6 +21,7 @@ pairings!(
     an_evicted_agent_ends,
     the_server_restarts_with_the_same_authority,
     the_agent_restarts_with_its_identity,
+    a_pod_attests_by_its_service_account_token,
 );
 
 fn judge(pairing: Pairing, scenario: fn(Pairing)) {
