@@ -96,7 +96,7 @@ impl K8s {
         }
     }
 
-    /// How long an answer may take at most: what is awaited, and one request to the kubelet.
+    /// How long a container is awaited. An answer may take this and one request to the kubelet.
     #[must_use]
     pub fn patience(&self) -> Duration {
         self.patience

@@ -199,12 +199,16 @@ fn below(pod: &FakePod) -> String {
 
 /// The attestor, as the agent in a pod of this tree makes it.
 fn k8s_in(tree: &Tree, bench: &Bench, pods: Vec<FakePod>) -> (FakePodsApi, K8s) {
+    let (api, k8s) = bench.watched(pods, Options::default());
+    let viewpoint = viewpoint_in(tree);
+    (api, K8s { viewpoint, ..k8s })
+}
+
+fn viewpoint_in(tree: &Tree) -> Arc<Viewpoint> {
     let agent = Placed::start(&tree.folders(&below(&FakePod::new(9))), ":", None);
     let viewpoint = Viewpoint::of_agent(&agent.cgroup()).unwrap();
     assert_ne!(viewpoint, Viewpoint::default(), "the agent is in a pod");
-    let (api, k8s) = bench.watched(pods, Options::default());
-    let viewpoint = Arc::new(viewpoint);
-    (api, K8s { viewpoint, ..k8s })
+    Arc::new(viewpoint)
 }
 
 #[tokio::test]
@@ -275,12 +279,16 @@ async fn a_caller_that_exits_while_its_container_is_awaited_is_denied() {
     let Some(tree) = tree() else { return };
     let bench = Bench::new();
     let pod = FakePod::new(1);
-    let (_api, k8s) = k8s_in(&tree, &bench, vec![pod.clone().waiting()]);
+    let (fake, k8s) = bench.listed(Answer::Hang, Options::default()).await;
+    let viewpoint = viewpoint_in(&tree);
+    let k8s = K8s { viewpoint, ..k8s };
     let mut process = Placed::start(&tree.folders(&below(&pod)), ":", None);
     let peer = process.peer();
-    let found = k8s.attest(&peer, &WAITED_FOR);
-    tokio::pin!(found);
-    assert!(futures_util::poll!(&mut found).is_pending());
-    process.kill();
-    assert_eq!(found.await.unwrap(), Verdict::Denied(Denial::Exited));
+    let exits = async {
+        // By then its cgroup has been read.
+        fake.requested(1).await;
+        process.kill();
+    };
+    let (found, ()) = tokio::join!(k8s.attest(&peer, &WAITED_FOR), exits);
+    assert_eq!(found.unwrap(), Verdict::Denied(Denial::Exited));
 }
