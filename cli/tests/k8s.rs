@@ -1,4 +1,5 @@
 //! The storage driver as a program: flags, the network that it leaves, and its end.
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
 
 mod support;
 
