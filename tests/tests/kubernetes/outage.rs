@@ -1,0 +1,169 @@
+//! Restarts and outages: identities keep coming, and no mount is doubled.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use tests::cluster::{Cluster, Daemon};
+use tests::process::eventually;
+
+use crate::installed::{Installed, idle_pod};
+
+#[test]
+fn identities_keep_coming_through_restarts() {
+    let Some(cluster) = Cluster::alone() else {
+        return;
+    };
+    let signet = Installed::on(&cluster);
+    let space = cluster.namespace("lasting");
+    let id = signet.entry(space.name(), "web", &[]);
+    cluster.apply(&idle_pod(space.name(), "web", "web"));
+    signet.gets(space.name(), "web", &id);
+    let mounts = volumes(&cluster);
+
+    for daemon in [Daemon::Kubelet, Daemon::Containerd] {
+        cluster.kill(daemon);
+        cluster.start(daemon);
+        signet.gets(space.name(), "web", &id);
+    }
+    signet.delete_agent_pod();
+    signet.wait();
+    signet.gets(space.name(), "web", &id);
+    // Another container of the same pod.
+    cluster
+        .exec(space.name(), "web", &["touch", "/tmp/end"])
+        .success();
+    eventually("the container is a new one", || {
+        cluster
+            .exec(space.name(), "web", &["test", "!", "-e", "/tmp/end"])
+            .code
+            == 0
+    });
+    signet.gets(space.name(), "web", &id);
+    assert_eq!(volumes(&cluster), mounts);
+
+    cluster.ctl(&["-n", space.name(), "delete", "pod", "web", "--timeout=60s"]);
+    cluster.apply(&idle_pod(space.name(), "web", "web"));
+    signet.gets(space.name(), "web", &id);
+    cluster.ctl(&["-n", space.name(), "delete", "pod", "web", "--timeout=60s"]);
+    assert!(volumes(&cluster) < mounts, "a mount stays behind");
+}
+
+/// Real SPIRE loses the node in such an outage: the kubelet turns its token away, its liveness probe fails, the agent is
+/// killed and cannot attest again.
+#[test]
+fn the_node_keeps_its_identities_while_the_api_server_is_down() {
+    let Some(cluster) = Cluster::alone() else {
+        return;
+    };
+    let signet = Installed::on(&cluster);
+    let space = cluster.namespace("outage");
+    // Renewed every half minute.
+    let id = signet.entry(space.name(), "web", &["-x509SVIDTTL", "60"]);
+    for name in ["watches", "calls"] {
+        cluster.apply(&talker(space.name(), name));
+    }
+    let watches = Talker::new(&cluster, space.name(), "watches");
+    let mut calls = Talker::new(&cluster, space.name(), "calls");
+    for talker in [&watches, &calls] {
+        eventually("both have the identity", || talker.said(&id) > 0);
+    }
+    let restarts = signet.restarts();
+
+    cluster.kill(Daemon::ApiServer);
+    let down = now();
+    let mut seen = watches.said("Received");
+    while down.elapsed() < OUTAGE {
+        // A stream goes on with new SVIDs, and who asks anew is answered.
+        eventually("the open stream gets renewed SVIDs", || {
+            watches.said("Received") > seen
+        });
+        seen = watches.said("Received");
+        let answered = calls.said(&id);
+        eventually("a pod that was attested before is served", || {
+            calls.said(&id) > answered
+        });
+    }
+    calls.restart();
+    eventually(
+        "a restarted container gets its identity without the API server",
+        || calls.said(&id) > 0,
+    );
+
+    cluster.start(Daemon::ApiServer);
+    eventually("the API server is back", || {
+        cluster.kubectl(&["get", "nodes"]).code == 0
+    });
+    assert_eq!(
+        signet.restarts(),
+        restarts,
+        "the agent did not outlive it:\n{}",
+        signet.told()
+    );
+}
+
+/// How long the API server is away: longer than the kubelet believes a token without it (two minutes), and longer
+/// than probes need after that. The five minutes are a matter of this number.
+const OUTAGE: Duration = Duration::from_secs(300);
+
+/// A pod that speaks in its log, so that it can be followed without the API server.
+fn talker(namespace: &str, name: &str) -> String {
+    let agent = "spire-agent api";
+    let socket = format!("-socketPath {}", crate::installed::SOCKET);
+    let script = match name {
+        "watches" => format!("exec {agent} watch {socket}"),
+        _ => format!(
+            "rm -f /signals/end; until [ -e /signals/end ]; do {agent} fetch x509 {socket}; sleep 1; done"
+        ),
+    };
+    idle_pod(namespace, name, "web")
+        .replace("until [ -e /tmp/end ]; do sleep 0.2; done", &script)
+        .replace("      volumeMounts:\n", "      volumeMounts:\n        - { name: signals, mountPath: /signals }\n")
+        .replace("  volumes:\n", "  volumes:\n    - { name: signals, hostPath: { path: /run/spire/signals, type: DirectoryOrCreate } }\n")
+}
+
+struct Talker {
+    signals: PathBuf,
+    logs: PathBuf,
+    /// Which container of the pod, counted from its start.
+    container: usize,
+}
+
+impl Talker {
+    fn new(cluster: &Cluster, namespace: &str, name: &str) -> Self {
+        cluster.wait(namespace, &format!("pod/{name}"), "Ready");
+        let pod = cluster.object(namespace, "pod", name).unwrap();
+        let uid = pod.pointer("/metadata/uid").unwrap().as_str().unwrap();
+        let root = cluster.node_root();
+        Self {
+            signals: root.join("run/spire/signals"),
+            logs: root.join(format!("var/log/pods/{namespace}_{name}_{uid}/app")),
+            container: 0,
+        }
+    }
+
+    /// How many lines of its present container have these words.
+    fn said(&self, words: &str) -> usize {
+        let log = std::fs::read_to_string(self.logs.join(format!("{}.log", self.container)));
+        log.unwrap_or_default().matches(words).count()
+    }
+
+    /// Ends its container. The kubelet starts another one.
+    fn restart(&mut self) {
+        std::fs::write(self.signals.join("end"), "").unwrap();
+        self.container += 1;
+    }
+}
+
+/// How many folders of sockets are mounted for pods on the node.
+fn volumes(cluster: &Cluster) -> usize {
+    let mounts = cluster
+        .on_the_node(&["cat", "/proc/self/mountinfo"])
+        .success();
+    let ours = |line: &&str| line.contains("/volumes/kubernetes.io~csi/");
+    mounts.lines().filter(ours).count()
+}
+
+#[expect(clippy::disallowed_methods, reason = "an outage lasts in real time")]
+fn now() -> Instant {
+    Instant::now()
+}
