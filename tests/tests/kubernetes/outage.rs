@@ -101,8 +101,8 @@ fn the_node_keeps_its_identities_while_the_api_server_is_down() {
     );
 }
 
-/// How long the API server is away: longer than the kubelet believes a token without it (two minutes), and longer
-/// than probes need after that. The five minutes are a matter of this number.
+/// How long the API server is away: longer than the kubelet believes a token without it (two minutes), and longer than
+/// failing probes would need after that.
 const OUTAGE: Duration = Duration::from_secs(300);
 
 /// A pod that speaks in its log, so that it can be followed without the API server.
