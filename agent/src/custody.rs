@@ -106,6 +106,12 @@ impl Custody {
             .cloned()
     }
 
+    /// The agent's key that fits a description.
+    pub fn find_own(&self, fits: impl Fn(&PublicKey) -> bool) -> Option<Arc<PrivateKey>> {
+        let mut own = SLOTS.iter().filter_map(|slot| self.keys.get(*slot));
+        own.find(|key| fits(key.public_key())).cloned()
+    }
+
     /// Makes a key, in the slot that does not hold `in_use`. Durable when this returns.
     pub fn generate(
         &mut self,

@@ -104,6 +104,8 @@ struct Json {
     #[serde(flatten)]
     kept: Kept,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    signet_attempt: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     signet_checksum: Option<String>,
 }
 
@@ -129,12 +131,13 @@ impl Default for Kept {
 }
 
 impl Json {
-    fn new(state: &State, kept: Kept) -> Self {
+    fn new(state: &State, kept: Kept, attempt: Option<String>) -> Self {
         let mut json = Self {
             svid: encode(&state.svid),
             bundle: encode(&state.bundle),
             reattestable: state.reattestable,
             kept,
+            signet_attempt: attempt,
             signet_checksum: None,
         };
         json.signet_checksum = Some(json.checksum());
@@ -158,6 +161,9 @@ impl Json {
         add(&self.kept.bootstrap_use.to_be_bytes());
         add(self.kept.bootstrap_start_time.as_bytes());
         add(&self.kept.connection_attempts.to_be_bytes());
+        if let Some(attempt) = &self.signet_attempt {
+            add(attempt.as_bytes());
+        }
         hex::encode(sum.finish().as_ref())
     }
 }
@@ -168,6 +174,7 @@ pub struct StateFile {
     path: PathBuf,
     state: State,
     kept: Kept,
+    attempt: Option<String>,
 }
 
 impl StateFile {
@@ -180,11 +187,12 @@ impl StateFile {
                 path,
                 state: State::default(),
                 kept: Kept::default(),
+                attempt: None,
             });
         };
-        let read = parse(&content).and_then(|(state, kept)| Ok((owner(&state)?, state, kept)));
+        let read = parse(&content).and_then(|parsed| Ok((owner(&parsed.state)?, parsed)));
         match read {
-            Ok((Some(found), ..)) if !found.is_member_of(trust_domain) => {
+            Ok((Some(found), _)) if !found.is_member_of(trust_domain) => {
                 let trust_domain = trust_domain.clone();
                 Err(StateError::ForeignTrustDomain {
                     path,
@@ -192,7 +200,12 @@ impl StateFile {
                     trust_domain,
                 })
             }
-            Ok((_, state, kept)) => Ok(Self { path, state, kept }),
+            Ok((_, parsed)) => Ok(Self {
+                path,
+                state: parsed.state,
+                kept: parsed.kept,
+                attempt: parsed.attempt,
+            }),
             Err(source) => Err(StateError::Damaged { path, source }),
         }
     }
@@ -202,15 +215,30 @@ impl StateFile {
         &self.state
     }
 
+    /// The attestation that was begun and whose fruit is not kept, by the name that it was begun under.
+    pub fn attempt(&self) -> Option<&str> {
+        self.attempt.as_deref()
+    }
+
+    /// Notes that an attestation begins, beside the state; durable when this returns.
+    pub fn begin(&mut self, attempt: String) -> Result<(), StateError> {
+        self.replace(self.state.clone(), Some(attempt))
+    }
+
     /// Replaces the state; durable when this returns. On an error the old one stays.
     pub fn write(&mut self, state: State) -> Result<(), StateError> {
-        let json = Json::new(&state, self.kept.clone());
+        self.replace(state, None)
+    }
+
+    fn replace(&mut self, state: State, attempt: Option<String>) -> Result<(), StateError> {
+        let json = Json::new(&state, self.kept.clone(), attempt.clone());
         let content = serde_json::to_vec(&json).map_err(|error| StateError::Damaged {
             path: self.path.clone(),
             source: Damage::Json(error),
         })?;
         files::write_private(&self.path, &content)?;
         self.state = state;
+        self.attempt = attempt;
         Ok(())
     }
 
@@ -222,10 +250,17 @@ impl StateFile {
 
 /// Parses the bytes of an `agent-data.json`; for property tests and fuzzing.
 pub fn parse_bytes(content: &[u8]) -> Option<State> {
-    parse(content).ok().map(|(state, _)| state)
+    parse(content).ok().map(|parsed| parsed.state)
 }
 
-fn parse(content: &[u8]) -> Result<(State, Kept), Damage> {
+/// What stands in the file.
+struct Parsed {
+    state: State,
+    kept: Kept,
+    attempt: Option<String>,
+}
+
+fn parse(content: &[u8]) -> Result<Parsed, Damage> {
     let json: Json = serde_json::from_slice(content).map_err(Damage::Json)?;
     // SPIRE writes no checksum.
     if json
@@ -240,7 +275,11 @@ fn parse(content: &[u8]) -> Result<(State, Kept), Damage> {
         bundle: decode("bundle", json.bundle)?,
         reattestable: json.reattestable,
     };
-    Ok((state, json.kept))
+    Ok(Parsed {
+        state,
+        kept: json.kept,
+        attempt: json.signet_attempt,
+    })
 }
 
 /// Whose SVID the state holds.

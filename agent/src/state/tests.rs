@@ -114,6 +114,20 @@ fn every_truncation_is_refused_and_the_file_is_left_alone() {
 }
 
 #[test]
+fn an_attempt_stands_beside_the_state_until_another_state_is_written() {
+    let (folder, state, _) = written();
+    let open = || StateFile::open(folder.path(), &example()).unwrap();
+    open().begin("try".to_owned()).unwrap();
+    assert_eq!((open().attempt(), open().state()), (Some("try"), &state));
+    let path = folder.path().join(FILE_NAME);
+    let content = std::fs::read_to_string(&path).unwrap();
+    let damaged = content.replace(r#""try""#, r#""cry""#);
+    assert!(parse_bytes(damaged.as_bytes()).is_none());
+    open().write(state.clone()).unwrap();
+    assert_eq!((open().attempt(), open().state()), (None, &state));
+}
+
+#[test]
 fn every_flipped_bit_is_refused_or_changes_nothing() {
     let (_folder, state, content) = written();
     for bit in 0..content.len() * 8 {

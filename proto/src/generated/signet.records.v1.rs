@@ -73,6 +73,9 @@ pub struct StoredAgent {
     /// The credential that the agent attested with last, if it is one that attests again and again.
     #[prost(message, optional, tag = "11")]
     pub used: ::core::option::Option<UsedCredential>,
+    /// SHA-256 of the public key that joined, until the agent is first heard with its SVID.
+    #[prost(bytes = "bytes", optional, tag = "12")]
+    pub joined_with: ::core::option::Option<::prost::bytes::Bytes>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct UsedCredential {

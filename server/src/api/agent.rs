@@ -92,8 +92,10 @@ impl Agent for Service {
             return Ok(Response::new(PostStatusResponse {}));
         }
         let known = change(&self.services.writer, agent.id(), |agent| {
-            (agent.version != version).then(|| Record {
+            let known = agent.version == version && agent.joined_with.is_none();
+            (!known).then(|| Record {
                 version: version.clone(),
+                joined_with: None,
                 ..agent.clone()
             })
         });

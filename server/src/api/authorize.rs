@@ -241,6 +241,7 @@ fn promote(agent: &Agent, next: Next) -> Agent {
             next: None,
         },
         expires_at: next.expires_at,
+        joined_with: None,
         ..agent.clone()
     }
 }

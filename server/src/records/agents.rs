@@ -25,6 +25,8 @@ pub(crate) struct Agent {
     pub(crate) version: String,
     /// The credential that it attested with last, where it can do so again.
     pub(crate) used: Option<Used>,
+    /// SHA-256 of the public key that joined by a token, until the agent is first heard with its SVID.
+    pub(crate) joined_with: Option<Bytes>,
 }
 
 /// A credential that was used, as far as it must be known to judge the next one.
@@ -69,6 +71,20 @@ impl Agent {
             Standing::Banned => "",
         }
     }
+
+    /// The agent with another SVID beside the one in use; none for a banned one.
+    pub(crate) fn with_next(&self, next: Next) -> Option<Self> {
+        let Standing::Active { serial, .. } = &self.standing else {
+            return None;
+        };
+        Some(Self {
+            standing: Standing::Active {
+                serial: serial.clone(),
+                next: Some(next),
+            },
+            ..self.clone()
+        })
+    }
 }
 
 pub(crate) fn encode(agent: &Agent) -> Bytes {
@@ -88,6 +104,7 @@ pub(crate) fn encode(agent: &Agent) -> Bytes {
         selectors: encode_selectors(&agent.selectors),
         agent_version: agent.version.clone(),
         used: agent.used.as_ref().map(encode_used),
+        joined_with: agent.joined_with.clone(),
     };
     stored.encode_to_vec().into()
 }
@@ -116,6 +133,7 @@ pub(crate) fn decode(value: &[u8]) -> Result<Agent, CodecError> {
         selectors: decode_selectors(&stored.selectors)?,
         version: stored.agent_version,
         used: stored.used.and_then(decode_used),
+        joined_with: stored.joined_with,
     })
 }
 

@@ -103,18 +103,28 @@ fn agents() -> impl Strategy<Value = Agent> {
         disputed,
     });
     let used = prop::option::of(used);
-    (standing, times(), any::<bool>(), ".{0,20}", used).prop_map(
-        |(standing, expires_at, can_reattest, version, used)| Agent {
-            id: id("/spire/agent/join_token/t"),
-            attestation_type: "join_token".into(),
-            standing,
-            expires_at,
-            can_reattest,
-            selectors: some_selectors(),
-            version,
-            used,
-        },
+    let joined_with = prop::option::of(any::<[u8; 32]>());
+    (
+        standing,
+        times(),
+        any::<bool>(),
+        ".{0,20}",
+        used,
+        joined_with,
     )
+        .prop_map(
+            |(standing, expires_at, can_reattest, version, used, joined_with)| Agent {
+                id: id("/spire/agent/join_token/t"),
+                attestation_type: "join_token".into(),
+                standing,
+                expires_at,
+                can_reattest,
+                selectors: some_selectors(),
+                version,
+                used,
+                joined_with: joined_with.map(|hash| hash.to_vec().into()),
+            },
+        )
 }
 
 proptest! {

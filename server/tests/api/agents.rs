@@ -70,6 +70,72 @@ async fn one_of_64_parallel_uses_of_a_join_token_wins() {
     assert_eq!(authorized(&channel).await.unwrap(), 0);
 }
 
+/// The same key once more.
+fn again(identity: &Identity) -> KeyPair {
+    KeyPair::try_from(identity.key.serialize_der()).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_answer_to_an_attestation_bricks_nothing() {
+    let server = start().await;
+    let token = server.token().await;
+    let lost = server.attest(&token).await.unwrap();
+    // Whoever has the token alone gets nothing.
+    let spent = "failed to attest: join token does not exist or has already been used";
+    let thief = server.attest(&token).await.err().unwrap();
+    assert_eq!(thief.message(), spent);
+    // The agent that came by it asks once more, and then the first answer arrives after all.
+    let second = server.attest_with(&token, again(&lost)).await.unwrap();
+    let (first, next) = (
+        server.connect(Some(&lost)).await.unwrap(),
+        server.connect(Some(&second)).await.unwrap(),
+    );
+    assert_eq!(authorized(&first).await.unwrap(), 0);
+    assert_eq!(authorized(&next).await.unwrap(), 0);
+    // It was heard by its second SVID: that is the one, and the token is done for good.
+    assert_eq!(
+        reason(&authorized(&first).await.unwrap_err()),
+        i32::from(Reason::AgentNotActive)
+    );
+    let late = server.attest_with(&token, again(&lost)).await;
+    assert_eq!(late.err().unwrap().message(), spent);
+    assert_eq!(authorized(&next).await.unwrap(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_is_done_with_the_first_word_of_its_agent() {
+    let server = start().await;
+    let token = server.token().await;
+    let identity = server.attest(&token).await.unwrap();
+    let channel = server.connect(Some(&identity)).await.unwrap();
+    let status = PostStatusRequest {
+        agent_version: "1".to_owned(),
+        ..Default::default()
+    };
+    AgentClient::new(channel).post_status(status).await.unwrap();
+    assert!(server.attest_with(&token, again(&identity)).await.is_err());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_banned_or_evicted_agent_does_not_come_back_by_its_spent_token() {
+    let server = start().await;
+    let (banned, evicted) = (server.token().await, server.token().await);
+    let banned_key = again(&server.attest(&banned).await.unwrap());
+    let evicted_key = again(&server.attest(&evicted).await.unwrap());
+    let ban = BanAgentRequest {
+        id: id(&agent_id(&banned)),
+    };
+    server.agents().ban_agent(ban).await.unwrap();
+    let evict = DeleteAgentRequest {
+        id: id(&agent_id(&evicted)),
+    };
+    server.agents().delete_agent(evict).await.unwrap();
+    for (token, key) in [(banned, banned_key), (evicted, evicted_key)] {
+        let refused = server.attest_with(&token, key).await.err().unwrap();
+        assert_eq!(refused.code(), Code::InvalidArgument, "{refused:?}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn says_what_is_wrong_with_an_attestation() {
     let server = start().await;

@@ -229,8 +229,13 @@ impl Server {
 
     /// Attests with a token, as an agent does.
     pub(crate) async fn attest(&self, token: &str) -> Result<Identity, Status> {
+        self.attest_with(token, KeyPair::generate().unwrap()).await
+    }
+
+    /// The same with this key.
+    pub(crate) async fn attest_with(&self, token: &str, key: KeyPair) -> Result<Identity, Status> {
         let channel = self.connect(None).await.unwrap();
-        let (identity, reattestable) = attest_over(channel, "join_token", token).await?;
+        let (identity, reattestable) = attest_by(channel, "join_token", token, key).await?;
         assert!(!reattestable);
         Ok(identity)
     }
@@ -274,7 +279,15 @@ pub(crate) async fn attest_over(
     kind: &str,
     payload: &str,
 ) -> Result<(Identity, bool), Status> {
-    let key = KeyPair::generate().unwrap();
+    attest_by(channel, kind, payload, KeyPair::generate().unwrap()).await
+}
+
+async fn attest_by(
+    channel: Channel,
+    kind: &str,
+    payload: &str,
+    key: KeyPair,
+) -> Result<(Identity, bool), Status> {
     let csr = csr(&key, &CertificateParams::default());
     let request = attestation(kind, payload, csr);
     let answer = AgentClient::new(channel)

@@ -1,12 +1,12 @@
 //! A small server that speaks SPIRE's protocol over real TLS, and fails as it is told.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use identity::x509::Certificate;
+use identity::x509::{Certificate, Csr};
 use parking_lot::Mutex;
 use prost::Message as _;
 use proto::spire::server::agent::{
@@ -40,6 +40,10 @@ pub(crate) struct Script {
     pub(crate) evidence: Vec<(String, bool)>,
     /// Deny the agent, for this reason of SPIRE's, whatever it asks after attestation.
     pub(crate) deny: Option<i32>,
+    /// The keys that joined, by their tokens.
+    pub(crate) joined: BTreeMap<String, Vec<u8>>,
+    /// How many answers to attestations are lost after the server has done its part.
+    pub(crate) lose_attestations: usize,
     /// How many answers to renewals are lost after the server has done its part.
     pub(crate) lose_renewals: usize,
     /// Answer GetBundle with an error after attestation.
@@ -323,6 +327,7 @@ service! {
                 return Err(Status::invalid_argument("malformed param: missing params"));
             };
             let data = params.data.unwrap();
+            let csr = params.params.unwrap().csr;
             let token = String::from_utf8(data.payload.to_vec()).unwrap();
             let reattestable = data.r#type == "k8s_psat";
             let id = if reattestable {
@@ -334,17 +339,25 @@ service! {
                 }
                 "spiffe://example.org/spire/agent/k8s_psat/prod/node".to_owned()
             } else {
-                if !self.script.lock().tokens.remove(&token) {
+                let key = Csr::parse_and_verify(&csr).unwrap().public_key().spki_der().to_vec();
+                let fresh = self.script.lock().tokens.remove(&token);
+                let repeated = self.script.lock().joined.get(&token) == Some(&key);
+                self.script.lock().joined.insert(token.clone(), key);
+                if !fresh && !repeated {
                     let message = "failed to attest: join token does not exist or has already been used";
                     return Err(Status::invalid_argument(message));
                 }
                 format!("spiffe://example.org/spire/agent/join_token/{token}")
             };
-            let (svid, serial) = self.issue(&params.params.unwrap().csr, &id);
+            let (svid, serial) = self.issue(&csr, &id);
             let mut script = self.script.lock();
             script.serial = serial;
             script.next_serial.clear();
             script.deny = None;
+            if script.lose_attestations > 0 {
+                script.lose_attestations -= 1;
+                return Err(Status::unavailable("the answer was lost"));
+            }
             let result = attest_agent_response::Result { svid: Some(svid), reattestable };
             let step = Some(attest_agent_response::Step::Result(result));
             let answer = agent::AttestAgentResponse { step };

@@ -17,7 +17,7 @@ use super::{attest, not_found, replace};
 use crate::audit::Event;
 use crate::authority::IssuedX509Svid;
 use crate::index::Snapshot;
-use crate::records::agents::{Agent, Next, Standing};
+use crate::records::agents::{Agent, Next};
 use crate::writes::Plan;
 
 pub(super) async fn renew(
@@ -80,19 +80,17 @@ fn plan(snapshot: &Snapshot, id: &SpiffeId, issued: &IssuedX509Svid) -> Plan<Out
     let Some(agent) = snapshot.agents.get(id) else {
         return Plan::Nothing(Outcome::Gone);
     };
-    let Standing::Active { serial, .. } = &agent.value.standing else {
-        return Plan::Nothing(Outcome::Banned);
-    };
     let next = Next {
         serial: issued.serial.clone(),
         expires_at: issued.not_after,
     };
+    let Some(with_next) = agent.value.with_next(next) else {
+        return Plan::Nothing(Outcome::Banned);
+    };
+    // It was heard with its SVID: the token that it came by is done.
     let renewed = Agent {
-        standing: Standing::Active {
-            serial: serial.clone(),
-            next: Some(next),
-        },
-        ..agent.value.clone()
+        joined_with: None,
+        ..with_next
     };
     Plan::Commit(replace(agent, &renewed), Outcome::Renewed)
 }

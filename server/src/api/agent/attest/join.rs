@@ -3,17 +3,20 @@
 use std::time::SystemTime;
 
 use attestors::node::join_token::{self, Token};
+use aws_lc_rs::digest;
+use bytes::Bytes;
 use identity::selector::Selectors;
 use identity::spiffe_id::SpiffeId;
 use identity::x509::Csr;
 use tonic::Status;
 
 use super::super::super::{Services, status};
+use super::super::replace;
 use super::proven::banned;
 use super::{Admitted, sign};
 use crate::authority::IssuedX509Svid;
 use crate::index::Snapshot;
-use crate::records::agents::{Agent, Standing, encode};
+use crate::records::agents::{Agent, Next, Standing, encode};
 use crate::store::{Expect, Key, Txn};
 use crate::writes::Plan;
 use crate::writes::agents::own_selectors;
@@ -30,7 +33,8 @@ enum Spent {
 
 /// Spends the token. The token's deletion and the agent's record are one transaction that expects
 /// the token as it was seen: of any number of racers exactly one commits, and a server that dies
-/// here has done either both or neither. The SVID is signed before and handed out after.
+/// here has done either both or neither. The SVID is signed before and handed out after; see
+/// [`repeat`] for an agent that never saw it.
 pub(super) async fn join(
     services: &Services,
     payload: &[u8],
@@ -43,11 +47,12 @@ pub(super) async fn join(
         .map_err(|error| status::invalid("failed to create join token ID", &error))?;
     let hash = token.hash().to_string();
     // A look before the signature: a guess must not cost one.
-    if services.index.snapshot().tokens.get(&hash).is_none() {
+    let key = key_hash(csr);
+    let now = services.clock.now();
+    if !is_known(&services.index.snapshot(), now, &hash, &id, &key) {
         return Err(Status::invalid_argument(UNKNOWN_TOKEN));
     }
     let issued = sign(services, &id, csr)?;
-    let now = services.clock.now();
     let what = "failed to create attested agent";
     let selectors = match services.agent_id_as_selector {
         true => own_selectors(&id).map_err(|error| status::invalid(what, &error))?,
@@ -57,6 +62,7 @@ pub(super) async fn join(
         id: &id,
         selectors,
         issued: &issued,
+        key,
     };
     let spent = services
         .writer
@@ -79,11 +85,13 @@ struct New<'a> {
     id: &'a SpiffeId,
     selectors: Selectors,
     issued: &'a IssuedX509Svid,
+    /// SHA-256 of its public key.
+    key: Bytes,
 }
 
 fn plan(snapshot: &Snapshot, now: SystemTime, hash: &str, new: &New<'_>) -> Plan<Spent> {
     let Some(token) = snapshot.tokens.get(hash) else {
-        return Plan::Nothing(Spent::Unknown);
+        return repeat(snapshot, now, new);
     };
     let key = Key::token(hash);
     let txn = Txn::new()
@@ -97,6 +105,7 @@ fn plan(snapshot: &Snapshot, now: SystemTime, hash: &str, new: &New<'_>) -> Plan
         id,
         selectors,
         issued,
+        key: joined_with,
     } = new;
     let before = snapshot.agents.get(id);
     if before.is_some_and(|agent| agent.value.is_banned()) {
@@ -114,6 +123,7 @@ fn plan(snapshot: &Snapshot, now: SystemTime, hash: &str, new: &New<'_>) -> Plan
         selectors: selectors.clone(),
         version: before.map_or_else(String::new, |agent| agent.value.version.clone()),
         used: None,
+        joined_with: Some(joined_with.clone()),
     };
     let key = Key::agent(id);
     let txn = txn
@@ -123,4 +133,40 @@ fn plan(snapshot: &Snapshot, now: SystemTime, hash: &str, new: &New<'_>) -> Plan
         )
         .put(key, encode(&agent));
     Plan::Commit(txn, Spent::Joined)
+}
+
+/// An agent whose answer was lost, or that died before it had kept it, asks once more with the same
+/// key: whoever has signed the request has that key, and nobody else gets anything by the token. The
+/// new SVID stands beside the first one, as after a renewal, until one of the two is used.
+fn repeat(snapshot: &Snapshot, now: SystemTime, new: &New<'_>) -> Plan<Spent> {
+    let next = Next {
+        serial: new.issued.serial.clone(),
+        expires_at: new.issued.not_after,
+    };
+    let agent = snapshot.agents.get(new.id);
+    let joined = agent.filter(|agent| may_repeat(&agent.value, now, &new.key));
+    let Some((agent, with_next)) =
+        joined.and_then(|agent| Some((agent, agent.value.with_next(next)?)))
+    else {
+        return Plan::Nothing(Spent::Unknown);
+    };
+    Plan::Commit(replace(agent, &with_next), Spent::Joined)
+}
+
+/// Whether this key has joined as the agent, and was not heard since.
+fn may_repeat(agent: &Agent, now: SystemTime, key: &Bytes) -> bool {
+    !agent.is_banned() && agent.expires_at > now && agent.joined_with.as_ref() == Some(key)
+}
+
+/// Whether the token, or who has spent it, is known: a look without a commit.
+fn is_known(snapshot: &Snapshot, now: SystemTime, hash: &str, id: &SpiffeId, key: &Bytes) -> bool {
+    let joined = || snapshot.agents.get(id);
+    snapshot.tokens.get(hash).is_some()
+        || joined().is_some_and(|agent| may_repeat(&agent.value, now, key))
+}
+
+/// What a key is known by after it has joined.
+fn key_hash(csr: &Csr) -> Bytes {
+    let hash = digest::digest(&digest::SHA256, csr.public_key().spki_der());
+    Bytes::copy_from_slice(hash.as_ref())
 }

@@ -138,6 +138,7 @@ fn plan(snapshot: &Snapshot, new: &New<'_>) -> Plan<Outcome> {
         selectors: new.selectors.clone(),
         version: before.map_or_else(String::new, |agent| agent.value.version.clone()),
         used,
+        joined_with: None,
     };
     let key = Key::agent(id);
     let seen = Expect::seen(before.map(|agent| agent.revision));
