@@ -30,6 +30,7 @@ use crate::credentials::Credentials;
 use crate::custody::{Custody, CustodyConfig, CustodyError};
 use crate::endpoints;
 use crate::lifecycle::{self, Inputs, Lifecycle};
+use crate::lock::{Lock, LockError};
 use crate::proof::Proof;
 use crate::rotation::Strategy;
 use crate::source::Source;
@@ -73,6 +74,8 @@ pub enum StartError {
     #[error(transparent)]
     Folder(FileError),
     #[error(transparent)]
+    Lock(#[from] LockError),
+    #[error(transparent)]
     State(#[from] StateError),
     #[error(transparent)]
     Custody(#[from] CustodyError),
@@ -89,6 +92,7 @@ impl StartError {
     pub fn reason(&self) -> &'static str {
         match self {
             Self::Folder(error) => error.reason(),
+            Self::Lock(error) => error.reason(),
             Self::State(error) => error.reason(),
             Self::Custody(error) => error.reason(),
             Self::Listen(error) => error.reason(),
@@ -165,8 +169,12 @@ pub async fn start(config: Config, deps: Deps) -> Result<Handle, StartError> {
 
 fn open(config: &Config) -> Result<Kept, StartError> {
     make_folder(&config.data_dir)?;
+    let mut locks = vec![Lock::take(&config.data_dir)?];
     if let CustodyConfig::Disk { directory } = &config.custody {
         make_folder(directory)?;
+        if !is_same_folder(directory, &config.data_dir)? {
+            locks.push(Lock::take(directory)?);
+        }
     }
     let state = StateFile::open(&config.data_dir, &config.trust_domain)?;
     let custody = Custody::open(&config.custody)?;
@@ -175,7 +183,24 @@ fn open(config: &Config) -> Result<Kept, StartError> {
             "The agent's key is in memory only: after a restart the agent needs a new join token"
         );
     }
-    Ok(Kept { state, custody })
+    Ok(Kept {
+        state,
+        custody,
+        locks,
+    })
+}
+
+fn is_same_folder(one: &Path, other: &Path) -> Result<bool, StartError> {
+    let place = |path: &Path| {
+        std::fs::canonicalize(path).map_err(|source| {
+            StartError::Folder(FileError {
+                action: "find",
+                path: path.to_owned(),
+                source,
+            })
+        })
+    };
+    Ok(place(one)? == place(other)?)
 }
 
 /// Opens the admin socket, if there is to be one, and looks whether the other can be opened later.

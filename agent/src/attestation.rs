@@ -3,7 +3,9 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use aws_lc_rs::digest;
 use identity::bundle::Bundle;
+use identity::key::{PrivateKey, PublicKey};
 use identity::x509::{SvidError, X509Svid};
 use runtime::clock::Clock;
 use tracing::{info, warn};
@@ -11,6 +13,7 @@ use tracing::{info, warn};
 use crate::bootstrap::{BootstrapError, Trust, TrustSource};
 use crate::credentials::{AgentSvid, told};
 use crate::custody::{self, Custody, CustodyError};
+use crate::lock::Lock;
 use crate::proof::{Proof, ProofError};
 use crate::state::{State, StateError, StateFile};
 use crate::upstream::UpstreamError;
@@ -30,6 +33,8 @@ pub struct Attestor {
 pub struct Kept {
     pub state: StateFile,
     pub custody: Custody,
+    /// The folders of both, which no other agent has meanwhile.
+    pub locks: Vec<Lock>,
 }
 
 /// An identity that the agent can go on with.
@@ -114,8 +119,10 @@ impl Attestor {
 
     /// Attests with a new key, and keeps what comes of it before anybody uses it.
     ///
-    /// The key in use stays where it is, so that a failure costs nothing but the token. `own` is what
-    /// the agent is still known by, if it is.
+    /// The key in use stays where it is, so that a failure costs nothing but the token. An attempt whose
+    /// end is not known, for the answer was lost or the process died, is repeated with its very key: the
+    /// server may have spent the token for it, and gives it another SVID. `own` is what the agent is
+    /// still known by, if it is.
     pub async fn attest(
         &self,
         kept: &mut Kept,
@@ -127,11 +134,7 @@ impl Attestor {
             Some(bundle) => Trust::Bundle(Box::new(bundle.clone())),
             None => self.trust_source.obtain(&self.target.trust_domain).await?,
         };
-        // A token can be used once: that its fruit can be kept is tried first.
-        let state = kept.state.state().clone();
-        let in_use = state.svid.first().map(|leaf| leaf.public_key().clone());
-        kept.state.write(state)?;
-        let key = kept.custody.generate(in_use.as_ref())?;
+        let key = kept.key_for(&payload)?;
         let kind = self.proof.kind();
         let evidence = Evidence {
             kind,
@@ -191,7 +194,32 @@ impl Attestor {
     }
 }
 
+/// What an attempt is known by: its proof and its key.
+fn attempt(payload: &[u8], key: &PublicKey) -> String {
+    let mut sum = digest::Context::new(&digest::SHA256);
+    sum.update(digest::digest(&digest::SHA256, payload).as_ref());
+    sum.update(key.spki_der());
+    hex::encode(sum.finish().as_ref())
+}
+
 impl Kept {
+    /// The key to attest with: that of the last try with this proof, or a new one. Key and try are
+    /// kept before the proof leaves this node, which also shows that the fruit of it can be.
+    fn key_for(&mut self, payload: &[u8]) -> Result<Arc<PrivateKey>, AttestationError> {
+        let begun = self.state.attempt();
+        let is_begun = |key: &PublicKey| begun == Some(attempt(payload, key).as_str());
+        let key = match self.custody.find_own(is_begun) {
+            Some(key) => key,
+            None => {
+                let leaf = self.state.state().svid.first();
+                let in_use = leaf.map(|leaf| leaf.public_key().clone());
+                self.custody.generate(in_use.as_ref())?
+            }
+        };
+        self.state.begin(attempt(payload, key.public_key()))?;
+        Ok(key)
+    }
+
     /// Keeps an SVID whose key is kept already. Durable when this returns.
     pub fn keep(
         &mut self,

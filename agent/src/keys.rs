@@ -7,7 +7,7 @@ use std::sync::Arc;
 use identity::key::{KeyAlgorithm, PrivateKey};
 use identity::spiffe_id::SpiffeId;
 use rcgen::string::Ia5String;
-use rcgen::{CertificateParams, DnType, KeyPair, RsaKeySize, SanType};
+use rcgen::{CertificateParams, DistinguishedName, KeyPair, RsaKeySize, SanType};
 use zeroize::Zeroizing;
 
 /// A new key and the request to have it certified.
@@ -76,11 +76,8 @@ fn generate(algorithm: KeyAlgorithm) -> Result<KeyPair, WorkloadKeyError> {
 
 fn request(pair: &KeyPair, id: &SpiffeId) -> Result<Vec<u8>, rcgen::Error> {
     let mut params = CertificateParams::default();
-    // What SPIRE's agent writes; servers take the public key alone.
-    params.distinguished_name.push(DnType::CountryName, "US");
-    params
-        .distinguished_name
-        .push(DnType::OrganizationName, "SPIRE");
+    // rcgen puts a name of its own here. Servers take the public key alone.
+    params.distinguished_name = DistinguishedName::new();
     params
         .subject_alt_names
         .push(SanType::URI(Ia5String::try_from(id.as_str())?));
@@ -109,6 +106,10 @@ mod tests {
             assert_eq!(made.key.algorithm(), algorithm);
             assert_eq!(request.public_key(), made.key.public_key());
             assert_eq!(request.uris().collect::<Vec<_>>(), [id().as_str()]);
+            // An empty sequence after the version: nobody is named beside the SPIFFE ID.
+            let parsed = rcgen::CertificateSigningRequestParams::from_der(&made.csr.clone().into());
+            let name = parsed.unwrap().params.distinguished_name;
+            assert_eq!(name.iter().count(), 0);
         }
     }
 

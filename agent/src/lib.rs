@@ -12,6 +12,7 @@ pub mod custody;
 pub mod endpoints;
 pub mod keys;
 pub mod lifecycle;
+pub mod lock;
 pub mod proof;
 pub mod rotation;
 pub mod source;

@@ -106,6 +106,12 @@ impl Place {
     fn kept(&self) -> Kept {
         open(&self.config("")).unwrap()
     }
+
+    /// The state as it is on disk while an agent runs, which has the folder locked.
+    fn kept_while_running(&self) -> StateFile {
+        let config = self.config("");
+        StateFile::open(&config.data_dir, &config.trust_domain).unwrap()
+    }
 }
 
 impl Running {
@@ -363,6 +369,46 @@ async fn a_lost_answer_to_a_renewal_bricks_nothing() {
     agent.stop().await;
     let agent = place.start("").await.unwrap().ready().await;
     agent.stop().await;
+}
+
+#[tokio::test]
+async fn a_lost_answer_to_an_attestation_bricks_nothing() {
+    let fake = Fake::start();
+    fake.token("t");
+    fake.script.lock().lose_attestations = 1;
+    let place = Place::new(&fake);
+    let (trigger, _) = Shutdown::new();
+    // The answer is lost, and then the process dies.
+    let died = {
+        let starting = Box::pin(place.start_under(r#"join_token = "t""#, trigger.clone()));
+        let die = async {
+            fake.called("attest", 1).await;
+            trigger.trigger(Reason::Requested("test"));
+        };
+        within(async { tokio::join!(starting, die) }).await.0
+    };
+    assert!(matches!(died.err().unwrap(), StartError::ShutDown));
+    assert!(!fake.script.lock().tokens.contains("t"), "it is spent");
+    let agent = place.start(r#"join_token = "t""#).await.unwrap();
+    let agent = agent.ready().await;
+    assert!(agent.id().ends_with("/t"), "{}", agent.id());
+    assert!(place.kept_while_running().attempt().is_none());
+    agent.stop().await;
+}
+
+#[tokio::test]
+async fn each_token_is_tried_with_a_key_of_its_own() {
+    let fake = Fake::start();
+    let place = Place::new(&fake);
+    for token in ["a", "a", "b"] {
+        place
+            .start(&format!(r#"join_token = "{token}""#))
+            .await
+            .err()
+            .unwrap();
+    }
+    let joined = &fake.script.lock().joined;
+    assert_ne!(joined["a"], joined["b"]);
 }
 
 #[tokio::test]
