@@ -27,10 +27,12 @@ const MODE: u32 = 0o777;
 /// The mode of the admin socket is SPIRE's. Who connects is looked at too.
 const ADMIN_MODE: u32 = 0o770;
 
-/// Refuses paths that another process serves, or that are no sockets, before anything is done that
-/// cannot be done twice. The socket itself is opened when there is something to serve.
+/// Opens the socket for a moment, before anything is done that cannot be done twice: a path that is
+/// too long, served by another process or in a folder that takes no socket ends the start here. It is
+/// opened to stay when there is something to serve. Of its other names those are refused that another
+/// process serves, or that are no sockets.
 pub fn check(socket: &SocketConfig) -> Result<(), ListenError> {
-    check_path(&socket.path)?;
+    drop(listen::bind_unix(&socket.path, MODE)?);
     for alias in aliases(socket) {
         // A link is replaced, wherever it leads.
         if !std::fs::symlink_metadata(&alias).is_ok_and(|file| file.file_type().is_symlink()) {

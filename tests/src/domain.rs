@@ -180,28 +180,29 @@ impl Domain {
 
     /// The same with further lines for its block `agent`.
     pub fn agent_with(&self, make: Make, keys: &str) -> Agent {
+        let Place { id, token, folder } = self.place(keys);
+        Agent::start(make, id, folder, Some(&token))
+    }
+
+    /// A folder with the configuration of an agent, and a token for it. Nothing runs there yet.
+    pub fn place(&self, keys: &str) -> Place {
         let token = self.token();
         let id = format!(
             "spiffe://{}/spire/agent/join_token/{token}",
             self.plan.trust_domain
         );
         let join_token = r#"NodeAttestor "join_token" { plugin_data {} }"#;
-        self.start_agent(make, id, Some(&token), join_token, keys)
+        let folder = self.agent_folder(join_token, keys);
+        Place { id, token, folder }
     }
 
     /// Starts an agent that proves itself by another node attestor, and is to get this SPIFFE ID.
     pub fn agent_by(&self, make: Make, id: &str, node_attestor: &str) -> Agent {
-        self.start_agent(make, id.to_owned(), None, node_attestor, "")
+        let folder = self.agent_folder(node_attestor, "");
+        Agent::start(make, id.to_owned(), folder, None)
     }
 
-    fn start_agent(
-        &self,
-        make: Make,
-        id: String,
-        token: Option<&str>,
-        node_attestor: &str,
-        keys: &str,
-    ) -> Agent {
+    fn agent_folder(&self, node_attestor: &str, keys: &str) -> TempDir {
         let agents = tempfile::Builder::new()
             .prefix("agent-")
             .tempdir_in(self.folder());
@@ -213,15 +214,45 @@ impl Domain {
             keys,
         };
         write_agent_config(&self.plan, self.port, &bundle, folder.path(), &blocks);
-        let process = start_agent(make, folder.path(), token);
-        let agent = Agent {
-            id,
-            make,
-            process,
-            folder,
-        };
-        agent.wait();
-        agent
+        folder
+    }
+}
+
+/// What an agent of ours needs to be started.
+#[derive(Debug)]
+pub struct Place {
+    /// The SPIFFE ID that it will have.
+    pub id: String,
+    pub token: String,
+    folder: TempDir,
+}
+
+impl Place {
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Starts the agent with its token, and does not wait for anything.
+    pub fn start(&self) -> Process {
+        start_agent(Make::Signet, self.folder.path(), Some(&self.token))
+    }
+
+    /// Starts the agent without a token, and waits until it serves.
+    pub fn start_again(self) -> Agent {
+        Agent::start(Make::Signet, self.id, self.folder, None)
+    }
+
+    /// Changes the text of its configuration.
+    pub fn configure(&self, from: &str, to: &str) {
+        let path = self.folder.path().join("agent.conf");
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert!(text.contains(from), "no `{from}` in {text}");
+        std::fs::write(&path, text.replace(from, to)).unwrap();
+    }
+
+    /// Waits until the agent serves.
+    pub fn wait(&self) {
+        wait_for_agent(Make::Signet, &self.folder.path().join("agent.sock"));
     }
 }
 
@@ -236,6 +267,18 @@ pub struct Agent {
 }
 
 impl Agent {
+    fn start(make: Make, id: String, folder: TempDir, token: Option<&str>) -> Self {
+        let process = start_agent(make, folder.path(), token);
+        let agent = Self {
+            id,
+            make,
+            process,
+            folder,
+        };
+        agent.wait();
+        agent
+    }
+
     pub fn folder(&self) -> &Path {
         self.folder.path()
     }
@@ -268,13 +311,7 @@ impl Agent {
 
     /// Waits until the agent serves its socket.
     pub fn wait(&self) {
-        eventually("the agent is healthy", || {
-            let mut command = self.make.agent();
-            command
-                .args(["healthcheck", "-socketPath"])
-                .arg(self.socket());
-            run(&mut command).code == 0
-        });
+        wait_for_agent(self.make, &self.socket());
     }
 
     /// Runs `api …` of either agent program against this agent's socket.
@@ -329,6 +366,14 @@ fn start_agent(make: Make, folder: &Path, token: Option<&str>) -> Process {
         command.args(["-joinToken", token]);
     }
     Process::start("agent", &mut command)
+}
+
+fn wait_for_agent(make: Make, socket: &Path) {
+    eventually("the agent is healthy", || {
+        let mut command = make.agent();
+        command.args(["healthcheck", "-socketPath"]).arg(socket);
+        run(&mut command).code == 0
+    });
 }
 
 fn write_server_config(plan: &Plan, folder: &Path, port: u16) {

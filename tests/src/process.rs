@@ -160,6 +160,11 @@ impl Process {
         lines.dropped + lines.kept.len()
     }
 
+    /// Whether both its outputs are closed: nothing more will come.
+    pub fn has_said_all(&self) -> bool {
+        self.output.lines.lock().unwrap().open_pipes == 0
+    }
+
     /// What it has printed so far.
     pub fn text(&self) -> String {
         let lines = self.output.lines.lock().unwrap();

@@ -4,6 +4,7 @@
     reason = "what goes wrong in a helper is the failure of its test"
 )]
 
+mod agent;
 mod crash;
 mod peer;
 

@@ -42,6 +42,8 @@ pub(crate) struct Script {
     pub(crate) deny: Option<i32>,
     /// The keys that joined, by their tokens.
     pub(crate) joined: BTreeMap<String, Vec<u8>>,
+    /// The tokens that were shown, and the keys beside them.
+    pub(crate) tried: Vec<(String, Vec<u8>)>,
     /// How many answers to attestations are lost after the server has done its part.
     pub(crate) lose_attestations: usize,
     /// How many answers to renewals are lost after the server has done its part.
@@ -342,7 +344,10 @@ service! {
                 let key = Csr::parse_and_verify(&csr).unwrap().public_key().spki_der().to_vec();
                 let fresh = self.script.lock().tokens.remove(&token);
                 let repeated = self.script.lock().joined.get(&token) == Some(&key);
-                self.script.lock().joined.insert(token.clone(), key);
+                self.script.lock().tried.push((token.clone(), key.clone()));
+                if fresh {
+                    self.script.lock().joined.insert(token.clone(), key);
+                }
                 if !fresh && !repeated {
                     let message = "failed to attest: join token does not exist or has already been used";
                     return Err(Status::invalid_argument(message));
