@@ -260,6 +260,11 @@ struct Parsed {
     attempt: Option<String>,
 }
 
+/// The bytes of an `agent-data.json`; for property tests and fuzzing.
+pub fn encode_bytes(state: &State) -> Vec<u8> {
+    serde_json::to_vec(&Json::new(state, Kept::default(), None)).unwrap_or_default()
+}
+
 fn parse(content: &[u8]) -> Result<Parsed, Damage> {
     let json: Json = serde_json::from_slice(content).map_err(Damage::Json)?;
     // SPIRE writes no checksum.

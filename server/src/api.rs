@@ -24,6 +24,7 @@ use attestors::node::k8s_psat;
 use identity::trust_domain::TrustDomain;
 use proto::spire::server;
 use runtime::clock::Clock;
+use runtime::shutdown::Shutdown;
 use tonic::service::Routes;
 
 use crate::audit::Audit;
@@ -92,11 +93,20 @@ pub(crate) fn port_routes(services: &Arc<Services>, gate: &Arc<Gate>) -> Routes 
 }
 
 /// The services of the admin socket.
-pub(crate) fn admin_routes(services: &Arc<Services>, gate: &Arc<Gate>, probe: Probe) -> Routes {
+pub(crate) fn admin_routes(
+    services: &Arc<Services>,
+    gate: &Arc<Gate>,
+    probe: Probe,
+    shutdown: Shutdown,
+) -> Routes {
     use proto::signet::server::backup_server::BackupServer;
     use tonic_health::pb::health_server::HealthServer;
     let backup = BackupServer::new(backup::Service::new(services, probe.store.clone()));
-    let health = HealthServer::new(health::Service::new(probe));
+    let health = HealthServer::new(health::Service::new(
+        probe,
+        services.clock.clone(),
+        shutdown,
+    ));
     common_routes(services, gate, MAX_ADMIN_REQUEST)
         .add_service(gated(gate, unbuilt::Logger))
         .add_service(gated(gate, unbuilt::Debug))

@@ -304,7 +304,7 @@ impl Bound {
             .spawn("server listener", listen::told("server", port));
         let admin_socket = listen::serve_unix(
             self.admin,
-            admin_routes(services, gate, probe),
+            admin_routes(services, gate, probe, deps.tasks.shutdown()),
             serve(Limits::admin(), "admin"),
         );
         deps.tasks

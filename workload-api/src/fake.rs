@@ -10,6 +10,8 @@ use parking_lot::Mutex;
 use runtime::unix::Peer;
 use tokio::sync::watch;
 
+#[doc(hidden)]
+pub use crate::sds::{Replayed, replay};
 use crate::source::{
     AttestError, Bundles, Identity, IdentitySource, JwtFetchError, JwtGrant, Subscription, Update,
 };

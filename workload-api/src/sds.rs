@@ -194,6 +194,48 @@ impl<S: IdentitySource> Driver<S> {
     }
 }
 
+/// A response of [`replay`].
+#[cfg(any(test, feature = "test-util"))]
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Replayed {
+    /// Its nonce.
+    pub nonce: String,
+    /// How many secrets it has.
+    pub secrets: usize,
+}
+
+/// What a stream answers when these bytes come as its requests, with the update after the first one
+/// and again after the last; `None` ends it. For fuzzing.
+#[cfg(any(test, feature = "test-util"))]
+pub fn replay(
+    requests: impl IntoIterator<Item = &[u8]>,
+    update: &Arc<crate::source::Update>,
+) -> Option<Vec<Replayed>> {
+    use prost::Message as _;
+    let mut machine = Machine::new(Arc::default(), 0);
+    let mut answers = Vec::new();
+    let mut apply = |event| {
+        for action in machine.apply(event) {
+            if let Action::Send(response) = action {
+                answers.push(Replayed {
+                    nonce: response.nonce.clone(),
+                    secrets: response.resources.len(),
+                });
+                let _ = encoded(response);
+            }
+        }
+    };
+    for (number, bytes) in requests.into_iter().enumerate() {
+        let request = DiscoveryRequest::decode(bytes).ok()?;
+        apply(Event::Requested(decode(request).ok()?));
+        if number == 0 {
+            apply(Event::Updated(Arc::clone(update)));
+        }
+    }
+    apply(Event::Updated(Arc::clone(update)));
+    Some(answers)
+}
+
 fn first_nonce() -> u32 {
     let mut bytes = [0; 4];
     runtime::random::fill(&mut bytes);

@@ -68,7 +68,7 @@ impl Unix {
 
     /// Looks at a process, on this thread, for as long as it takes.
     pub fn look(&self, peer: &Peer) -> Result<Verdict, UnixError> {
-        match self.selectors(peer) {
+        match self.selectors(peer, || ()) {
             Ok(verdict) => Ok(verdict),
             // A read that fails because the process is gone is no failure of ours.
             Err(_) if !peer.is_alive() => Ok(Verdict::Denied(Denial::Exited)),
@@ -89,13 +89,14 @@ impl Unix {
             .then(|| Verdict::Attested(found.into_iter().collect()))
     }
 
-    fn selectors(&self, peer: &Peer) -> Result<Verdict, UnixError> {
+    /// `between` stands for what the process does between the two looks at its executable.
+    fn selectors(&self, peer: &Peer, between: impl FnOnce()) -> Result<Verdict, UnixError> {
         let Some(status) = own_status(peer)? else {
             return Ok(Verdict::Denied(Denial::CredentialsChanged));
         };
         let mut found = ids(&status, &self.names.ask(&named_ids(&status)))?;
         if self.options.discover_workload_path {
-            let Some(program) = self.executable(peer)? else {
+            let Some(program) = self.executable(peer, between)? else {
                 return Ok(Verdict::Denied(Denial::ExecutableChanged));
             };
             found.extend(program);
@@ -107,7 +108,11 @@ impl Unix {
     }
 
     /// `None` if the process ran something else before the last read than at the first.
-    fn executable(&self, peer: &Peer) -> Result<Option<Vec<Selector>>, UnixError> {
+    fn executable(
+        &self,
+        peer: &Peer,
+        between: impl FnOnce(),
+    ) -> Result<Option<Vec<Selector>>, UnixError> {
         let before = Executable::of(peer)?;
         let mut found = vec![selector("path", &before.path)?];
         if let Some(limit) = before.limit(self.options.workload_size_limit) {
@@ -116,6 +121,7 @@ impl Unix {
             };
             found.push(selector("sha256", &hex::encode(digest))?);
         }
+        between();
         let after = Executable::of(peer)?;
         Ok(before.is_same(&after).then_some(found))
     }

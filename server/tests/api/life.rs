@@ -115,8 +115,12 @@ async fn tells_its_health_on_the_admin_socket_and_by_http() {
     let named = HealthCheckRequest {
         service: "x".to_owned(),
     };
-    let status = health.check(named).await.unwrap_err();
+    let status = health.check(named.clone()).await.unwrap_err();
     assert_eq!(status.message(), "per-service health is not supported");
+    assert!(health.watch(named).await.is_err());
+    let watch = health.watch(HealthCheckRequest::default()).await;
+    let mut watch = watch.unwrap().into_inner();
+    assert_eq!(watch.message().await.unwrap().unwrap().status, 1);
 
     let handle = server.handle.as_ref().unwrap();
     let live = get(handle.health_addr.unwrap(), "/live").await;
@@ -124,6 +128,8 @@ async fn tells_its_health_on_the_admin_socket_and_by_http() {
     let metrics = get(handle.metrics_addr.unwrap(), "/").await;
     assert!(metrics.contains("signet_rpc_total{"), "{metrics}");
     server.stop().await;
+    assert_eq!(watch.message().await.unwrap().unwrap().status, 2);
+    assert!(watch.message().await.unwrap().is_none());
 }
 
 async fn get(addr: std::net::SocketAddr, path: &str) -> String {

@@ -1,6 +1,8 @@
 //! The attestor looks at this very process, over a real pair of sockets.
 
+use std::io::{Read as _, Write as _};
 use std::path::Path;
+use std::process::Stdio;
 
 use nix::unistd::{Group, User, getegid, geteuid};
 use tokio::net::UnixStream;
@@ -133,6 +135,38 @@ async fn a_process_that_exited_is_denied() {
     child.wait().unwrap();
     let verdict = Unix::new(Options::default()).attest(&peer).await.unwrap();
     assert_eq!(verdict, Verdict::Denied(Denial::Exited));
+}
+
+#[test]
+fn a_process_that_runs_something_else_before_the_last_look_is_denied() {
+    let mut shell = std::process::Command::new("sh")
+        .args(["-c", "echo ready; read line; exec sleep 1000"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut ready = [0; 6];
+    shell.stdout.take().unwrap().read_exact(&mut ready).unwrap();
+    let (uid, gid) = (geteuid().as_raw(), getegid().as_raw());
+    let peer = Peer::for_test(shell.id(), uid, gid).unwrap();
+    let unix = Unix::new(Options {
+        discover_workload_path: true,
+        workload_size_limit: -1,
+    });
+    let mut stdin = shell.stdin.take().unwrap();
+    let before = Executable::of(&peer).unwrap();
+    let run_something_else = || {
+        stdin.write_all(b"go\n").unwrap();
+        while Executable::of(&peer).is_ok_and(|now| now.is_same(&before)) {
+            std::thread::yield_now();
+        }
+    };
+    let verdict = unix.selectors(&peer, run_something_else).unwrap();
+    assert_eq!(verdict, Verdict::Denied(Denial::ExecutableChanged));
+    // From now on it is what it runs.
+    assert!(matches!(unix.look(&peer).unwrap(), Verdict::Attested(_)));
+    shell.kill().unwrap();
+    shell.wait().unwrap();
 }
 
 #[tokio::test]
