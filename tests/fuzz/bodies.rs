@@ -193,12 +193,13 @@ pub(crate) fn sds_requests(data: &[u8]) {
         rest = next;
         Some(request)
     });
+    let requests: Vec<_> = requests.collect();
     let authority = include_bytes!("corpus/x509_leaf/authority");
     let authority = Certificate::parse(authority).expect("a certificate");
     let own = Bundle::from_certificates(trust_domain(), [authority]);
     let bundles = Bundles::new(Arc::new(own), BTreeMap::new());
     let update = Arc::new(Update::new(Vec::new(), Arc::new(bundles)));
-    if let Some(answers) = replay(requests, &update) {
+    if let Some(answers) = replay(&requests, &update) {
         let nonces: BTreeSet<_> = answers.iter().map(|a| &a.nonce).collect();
         assert_eq!(nonces.len(), answers.len());
         // Envoy rejects an answer without secrets.

@@ -207,10 +207,7 @@ pub struct Replayed {
 /// What a stream answers when these bytes come as its requests, with the update after the first one
 /// and again after the last; `None` ends it. For fuzzing.
 #[cfg(any(test, feature = "test-util"))]
-pub fn replay(
-    requests: impl IntoIterator<Item = &[u8]>,
-    update: &Arc<crate::source::Update>,
-) -> Option<Vec<Replayed>> {
+pub fn replay(requests: &[&[u8]], update: &Arc<crate::source::Update>) -> Option<Vec<Replayed>> {
     use prost::Message as _;
     let mut machine = Machine::new(Arc::default(), 0);
     let mut answers = Vec::new();
@@ -225,8 +222,8 @@ pub fn replay(
             }
         }
     };
-    for (number, bytes) in requests.into_iter().enumerate() {
-        let request = DiscoveryRequest::decode(bytes).ok()?;
+    for (number, bytes) in requests.iter().enumerate() {
+        let request = DiscoveryRequest::decode(*bytes).ok()?;
         apply(Event::Requested(decode(request).ok()?));
         if number == 0 {
             apply(Event::Updated(Arc::clone(update)));
