@@ -137,12 +137,13 @@ async fn a_process_that_exited_is_denied() {
     assert_eq!(verdict, Verdict::Denied(Denial::Exited));
 }
 
-#[test]
-fn a_process_that_runs_something_else_before_the_last_look_is_denied() {
+#[tokio::test]
+async fn a_process_that_runs_something_else_before_the_last_look_is_denied() {
     let mut shell = std::process::Command::new("sh")
         .args(["-c", "echo ready; read line; exec sleep 1000"])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
+        .stderr(Stdio::null())
         .spawn()
         .unwrap();
     let mut ready = [0; 6];
