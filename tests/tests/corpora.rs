@@ -21,14 +21,11 @@ const TARGETS: &[(&str, Body)] = &[
     ("kubelet_pod", bodies::kubelet_pod),
     ("proc_texts", bodies::proc_texts),
     ("authority_filter", bodies::authority_filter),
-<<<<<<< HEAD
     ("cgroup", bodies::cgroup),
-=======
     ("sds_requests", bodies::sds_requests),
     ("endpoint", bodies::endpoint),
     ("agent_state", bodies::agent_state),
     ("backup", bodies::backup),
->>>>>>> f6c4284 (Fuzz secret discovery, endpoints, the agent's state and backups; watch the server's health)
 ];
 
 #[test]

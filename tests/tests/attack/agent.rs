@@ -50,7 +50,6 @@ fn live(domain: &Domain, lives: u32, mut random: u64) {
         std::thread::sleep(after);
         assert!(process.is_running(), "it ended: {}", process.text());
         process.kill();
-        println!("{} life {life} ended after {after:?}", place.token);
     }
     let mut process = place.start();
     place.wait();
