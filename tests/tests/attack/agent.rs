@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
-use tests::domain::{Domain, Plan};
+use tests::domain::{Domain, Place, Plan};
 use tests::programs::Make::Signet;
 use tests::scenarios::wait_for_svid;
 
@@ -22,10 +22,12 @@ fn a_killed_agent_comes_back_with_its_identity_and_needs_no_new_token() {
     let lives = super::rounds(20).min(400).div_ceil(AGENTS);
     // An agent's SVID of 16 seconds is renewed within three.
     let domain = Plan::new(Signet).key("agent_ttl = \"16s\"").start();
+    // All of them before the first one starts, for they share the file of the bundle.
+    let places: Vec<_> = (0..AGENTS).map(|_| domain.place("")).collect();
     std::thread::scope(|scope| {
-        for number in 0..AGENTS {
+        for (number, place) in (0_u64..).zip(places) {
             let domain = &domain;
-            scope.spawn(move || live(domain, lives, u64::from(seed) << 3 | u64::from(number) | 1));
+            scope.spawn(move || live(domain, place, lives, u64::from(seed) << 3 | number << 1 | 1));
         }
     });
     let counted = domain.cli(&["agent", "count"]).success();
@@ -33,8 +35,7 @@ fn a_killed_agent_comes_back_with_its_identity_and_needs_no_new_token() {
 }
 
 /// Starts an agent and kills it, again and again; then it has to be there as who it was.
-fn live(domain: &Domain, lives: u32, mut random: u64) {
-    let place = domain.place("");
+fn live(domain: &Domain, place: Place, lives: u32, mut random: u64) {
     for life in 0..lives {
         let mut process = place.start();
         random ^= random << 13;

@@ -54,7 +54,7 @@ async fn an_evicted_agent_attests_again_and_goes_on() {
     fake.called("attest", 2).await;
     let syncs = fake.calls("sync");
     fake.called("sync", syncs + 2).await;
-    assert!(place.kept().state.state().reattestable);
+    assert!(place.kept_while_running().state().reattestable);
     agent.stop().await;
 }
 
