@@ -6,10 +6,10 @@
 //! that is down holds up nobody else: not the start of the server, and not the other clusters.
 
 use std::fmt;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use attestors::node::k8s_psat::KubeConfig;
 use identity::bundle::Bundle;
 use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
 use prometheus_client::metrics::counter::Counter;
@@ -27,7 +27,7 @@ mod format;
 mod kubernetes;
 
 pub use format::Format;
-pub use kubernetes::{ConnectError, Connection};
+pub use kubernetes::Connection;
 
 /// How often a target is looked at without a change of the bundle: what somebody else deleted or
 /// changed there comes back, and a webhook that is new gets its bundle.
@@ -42,8 +42,8 @@ pub struct TargetConfig {
     pub plugin: Plugin,
     /// What the operator calls the cluster; empty for the only one.
     pub cluster: String,
-    /// The credentials for the API server; `None` are those of the pod that the server runs in.
-    pub kubeconfig: Option<PathBuf>,
+    /// The API server, and the credentials for it.
+    pub kube_config: KubeConfig,
     pub place: Place,
 }
 
@@ -155,7 +155,7 @@ pub(crate) struct Publisher {
 
 impl Publisher {
     /// Writes the bundle now, at each change of it, and wherever it is found to be another.
-    pub(crate) async fn run(self, shutdown: Shutdown) {
+    pub(crate) async fn run(mut self, shutdown: Shutdown) {
         let mut backoff = Backoff::new(FIRST_RETRY, LOOK);
         let mut failures: u32 = 0;
         loop {
@@ -173,6 +173,10 @@ impl Publisher {
                     }
                     Err(()) => {
                         failures = failures.saturating_add(1);
+                        // Authorities and certificates may have been replaced on disk.
+                        if let Ok(connection) = Connection::new(&self.target.kube_config).await {
+                            self.connection = connection;
+                        }
                         backoff.next_delay()
                     }
                 },

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use attestors::node::k8s_psat;
+use attestors::node::k8s_psat::ConnectError;
 use identity::spiffe_id::SpiffeIdError;
 use identity::trust_domain::TrustDomain;
 use runtime::clock::Clock;
@@ -84,7 +85,7 @@ pub enum StartError {
     Publish {
         plugin: publish::Plugin,
         #[source]
-        source: publish::ConnectError,
+        source: ConnectError,
     },
     #[error("could not use the name of a Kubernetes cluster in agent IDs")]
     ClusterName(#[from] SpiffeIdError),
@@ -329,7 +330,7 @@ impl Bound {
 async fn publishing(config: &Config) -> Result<Vec<(TargetConfig, Connection)>, StartError> {
     let mut publishing = Vec::new();
     for target in &config.publish {
-        let connection = Connection::new(target.kubeconfig.as_deref()).await;
+        let connection = Connection::new(&target.kube_config).await;
         let connection = connection.map_err(|source| StartError::Publish {
             plugin: target.plugin,
             source,

@@ -10,6 +10,7 @@
 //! is gone, and label selectors cannot be had: to ask for them without the permission is an error.
 
 mod api_server;
+mod connect;
 mod error;
 mod facts;
 #[cfg(any(test, feature = "test-util"))]
@@ -19,7 +20,8 @@ mod prover;
 mod selectors;
 mod verifier;
 
-pub use self::api_server::{ApiError, ApiServer, KubeConfig, Limits};
+pub use self::api_server::{ApiError, ApiServer, Limits};
+pub use self::connect::{ConnectError, KubeConfig, connect};
 pub use self::error::{Decision, VerifyError};
 pub use self::facts::{FactsError, Node, ObjectName, Pod, Review, ServiceAccount};
 pub use self::payload::{Payload, PayloadError, ServiceAccountToken};

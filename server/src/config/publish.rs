@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use attestors::node::k8s_psat::KubeConfig;
 use runtime::config::{Plugin, Problems, given};
 use serde::Deserialize;
 
@@ -98,7 +99,7 @@ pub(super) fn k8s_configmap(plugin: &Plugin, problems: &mut Problems) -> Vec<Tar
         Some(TargetConfig {
             plugin: publish::Plugin::K8sConfigMap,
             cluster,
-            kubeconfig: given(to.kubeconfig_path),
+            kube_config: kube_config(to.kubeconfig_path),
             place: Place::Applied(map, format?),
         })
     };
@@ -134,6 +135,11 @@ pub(super) fn k8sbundle(plugin: &Plugin, problems: &mut Problems) -> Vec<TargetC
     targets
 }
 
+/// Without a file they are those of the pod that the server runs in.
+fn kube_config(file: Option<PathBuf>) -> KubeConfig {
+    given(file).map_or(KubeConfig::InCluster, KubeConfig::File)
+}
+
 impl Remote {
     fn is_empty(&self) -> bool {
         let texts = [
@@ -156,12 +162,12 @@ impl Remote {
         };
         let webhooks = given(self.webhook_label).map(|label| Place::Webhooks { label });
         let services = given(self.api_service_label).map(|label| Place::ApiServices { label });
-        let kubeconfig = given(self.kube_config_file_path);
+        let kube_config = kube_config(self.kube_config_file_path);
         let places = [Some(Place::Patched(map)), webhooks, services];
         let target = |place| TargetConfig {
             plugin: publish::Plugin::K8sBundle,
             cluster: cluster.to_owned(),
-            kubeconfig: kubeconfig.clone(),
+            kube_config: kube_config.clone(),
             place,
         };
         places.into_iter().flatten().map(target).collect()

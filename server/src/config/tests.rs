@@ -1,7 +1,5 @@
 //! Configuration files of SPIRE, and what is wrong with others.
 
-use std::path::Path;
-
 use attestors::node::k8s_psat::{AgentIdBy, KubeConfig};
 
 use super::*;
@@ -209,9 +207,11 @@ fn reads_where_spire_publishes_its_bundle() {
     let files: Vec<_> = config
         .publish
         .iter()
-        .map(|t| t.kubeconfig.as_deref())
+        .map(|target| &target.kube_config)
         .collect();
-    assert_eq!(files, [None, Some(Path::new("/two")), None, None]);
+    let two = KubeConfig::File("/two".into());
+    let here = &KubeConfig::InCluster;
+    assert_eq!(files, [here, &two, here, here]);
 }
 
 #[test]

@@ -4,15 +4,14 @@
 //! and an operator, never overwrite each other blindly.
 
 use std::fmt;
-use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use attestors::node::k8s_psat::{ConnectError, KubeConfig, connect};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use identity::bundle::Bundle;
 use kube::api::{ApiResource, DynamicObject, GroupVersionKind, ListParams, Patch, PatchParams};
-use kube::config::{KubeConfigOptions, Kubeconfig};
-use kube::{Api, Client, Config, ResourceExt as _};
+use kube::{Api, Client, ResourceExt as _};
 use serde_json::{Value, json};
 
 use super::{ConfigMapRef, Format, Place};
@@ -26,39 +25,18 @@ const MAX_TRIES: usize = 5;
 /// HTTP's answer to a write that was based on an old version.
 const CONFLICT: u16 = 409;
 
-/// Why there is no way to an API server: a setting is wrong.
-#[derive(Debug, thiserror::Error)]
-pub enum ConnectError {
-    #[error("could not use the kubeconfig file `{}`", path.display())]
-    Kubeconfig {
-        path: PathBuf,
-        #[source]
-        source: Box<kube::config::KubeconfigError>,
-    },
-    #[error(
-        "could not use the service account of this pod; outside of a cluster, set the path of a kubeconfig file"
-    )]
-    InCluster(#[source] Box<kube::config::InClusterError>),
-    #[error("could not set up a client of the Kubernetes API")]
-    Client(#[source] Box<kube::Error>),
-}
-
-impl ConnectError {
-    /// A stable label for metrics and logs.
-    pub fn reason(&self) -> &'static str {
-        match self {
-            Self::Kubeconfig { .. } => "kubeconfig",
-            Self::InCluster(_) => "kubernetes_in_cluster",
-            Self::Client(_) => "kubernetes_client",
-        }
-    }
-}
-
 /// Why a write failed.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum WriteError {
-    #[error("the Kubernetes API did not let us {verb} the {object}")]
-    Api {
+    #[error("could not {verb} the {object}: the Kubernetes API says {code}, {message}")]
+    Refused {
+        verb: &'static str,
+        object: String,
+        code: u16,
+        message: String,
+    },
+    #[error("could not ask the Kubernetes API to {verb} the {object}")]
+    Unreachable {
         verb: &'static str,
         object: String,
         #[source]
@@ -78,12 +56,10 @@ impl WriteError {
     /// A stable label for metrics and logs.
     pub(super) fn reason(&self) -> &'static str {
         match self {
-            Self::Api { source, .. } => match source.as_ref() {
-                kube::Error::Api(status) if status.code == 403 => "kubernetes_forbidden",
-                kube::Error::Api(status) if status.code == 401 => "kubernetes_unauthorized",
-                kube::Error::Api(_) => "kubernetes_refused",
-                _ => "kubernetes_unreachable",
-            },
+            Self::Refused { code: 401, .. } => "kubernetes_unauthorized",
+            Self::Refused { code: 403, .. } => "kubernetes_forbidden",
+            Self::Refused { .. } => "kubernetes_refused",
+            Self::Unreachable { .. } => "kubernetes_unreachable",
             Self::Deadline => "kubernetes_deadline",
             Self::Contended { .. } => "kubernetes_contended",
             Self::Missing { .. } => "kubernetes_missing",
@@ -105,18 +81,8 @@ impl fmt::Debug for Connection {
 
 impl Connection {
     /// Reads the credentials; the API server itself is not asked yet.
-    pub async fn new(kubeconfig: Option<&Path>) -> Result<Self, ConnectError> {
-        let mut config = match kubeconfig {
-            None => {
-                Config::incluster().map_err(|source| ConnectError::InCluster(Box::new(source)))?
-            }
-            Some(path) => from_file(path).await?,
-        };
-        config.connect_timeout = Some(CALL);
-        config.read_timeout = Some(CALL);
-        config.write_timeout = Some(CALL);
-        let client =
-            Client::try_from(config).map_err(|source| ConnectError::Client(Box::new(source)))?;
+    pub async fn new(config: &KubeConfig) -> Result<Self, ConnectError> {
+        let client = connect(config, CALL).await?;
         Ok(Self { client })
     }
 
@@ -310,13 +276,9 @@ async fn patched(
     let params = PatchParams::default();
     match call("patch", object, api.patch(name, &params, &patch)).await {
         Ok(_) => Ok(true),
-        Err(WriteError::Api { source, .. }) if is_conflict(&source) => Ok(false),
+        Err(WriteError::Refused { code: CONFLICT, .. }) => Ok(false),
         Err(error) => Err(error),
     }
-}
-
-fn is_conflict(error: &kube::Error) -> bool {
-    matches!(error, kube::Error::Api(status) if status.code == CONFLICT)
 }
 
 async fn call<T>(
@@ -326,7 +288,14 @@ async fn call<T>(
 ) -> Result<T, WriteError> {
     match tokio::time::timeout(CALL, call).await {
         Err(_elapsed) => Err(WriteError::Deadline),
-        Ok(answer) => answer.map_err(|source| WriteError::Api {
+        Ok(Ok(answer)) => Ok(answer),
+        Ok(Err(kube::Error::Api(status))) => Err(WriteError::Refused {
+            verb,
+            object: object.to_string(),
+            code: status.code,
+            message: status.message.clone(),
+        }),
+        Ok(Err(source)) => Err(WriteError::Unreachable {
             verb,
             object: object.to_string(),
             source: Box::new(source),
@@ -342,15 +311,4 @@ impl fmt::Display for ConfigMapRef {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "ConfigMap `{}/{}`", self.namespace, self.name)
     }
-}
-
-async fn from_file(path: &Path) -> Result<Config, ConnectError> {
-    let failed = |source| ConnectError::Kubeconfig {
-        path: path.to_owned(),
-        source: Box::new(source),
-    };
-    let file = Kubeconfig::read_from(path).map_err(failed)?;
-    Config::from_custom_kubeconfig(file, &KubeConfigOptions::default())
-        .await
-        .map_err(failed)
 }

@@ -1,38 +1,27 @@
 //! The API server of a cluster, asked within bounds of time, number and size.
 //!
-//! `kube` brings what a kubeconfig may ask for: certificates, token files, login programs. A client of
-//! it is kept for a few minutes only, so that credentials and authorities which were replaced on disk
-//! are seen, and it is dropped with the first sign of trouble.
+//! A client is kept for a few minutes only, so that credentials and authorities which were replaced on
+//! disk are seen, and it is dropped with the first sign of trouble.
 
 use std::error::Error;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Method, Request, StatusCode, header};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
+use kube::Client;
 use kube::client::Body;
-use kube::config::{KubeConfigOptions, Kubeconfig};
-use kube::{Client, Config};
 use parking_lot::Mutex;
 use serde::Serialize;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout};
 
+use super::connect::{ConnectError, KubeConfig, connect};
 use super::facts::{FactsError, MAX_ANSWER_BYTES, Node, ObjectName, Pod, Review};
 use super::payload::ServiceAccountToken;
 
 /// How long a client is used before its configuration is read again.
 const CLIENT_LIFE: Duration = Duration::from_secs(5 * 60);
-
-/// How to reach an API server, and as whom.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub enum KubeConfig {
-    /// As the service account of the pod that this process is in.
-    InCluster,
-    /// As a kubeconfig file says.
-    File(PathBuf),
-}
 
 /// What one cluster may cost.
 #[derive(Clone, Copy, Debug)]
@@ -188,27 +177,12 @@ impl ApiServer {
         {
             return Ok(kept.client.clone());
         }
-        let config = self.read_config().await.map_err(ApiError::Config)?;
-        let client = Client::try_from(config).map_err(|error| ApiError::Config(error.into()))?;
+        let client = connect(&self.config, self.limits.within).await?;
         *self.current.lock() = Some(Kept {
             client: client.clone(),
             made: Instant::now(),
         });
         Ok(client)
-    }
-
-    async fn read_config(&self) -> Result<Config, Box<dyn Error + Send + Sync>> {
-        let mut config = match &self.config {
-            KubeConfig::InCluster => Config::incluster()?,
-            KubeConfig::File(path) => {
-                let file = Kubeconfig::read_from(path)?;
-                Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await?
-            }
-        };
-        config.connect_timeout = Some(self.limits.within);
-        // The agent tries again; a second one who does only makes an overload worse.
-        config.default_retry = false;
-        Ok(config)
     }
 }
 
@@ -217,7 +191,7 @@ impl ApiServer {
 pub enum ApiError {
     /// The kubeconfig file or the pod's own account cannot be used.
     #[error("unable to create client config")]
-    Config(#[source] Box<dyn Error + Send + Sync>),
+    Config(#[from] ConnectError),
     /// The request could not be put together.
     #[error("unable to write the request")]
     Request(#[source] Box<dyn Error + Send + Sync>),

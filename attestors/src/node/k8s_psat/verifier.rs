@@ -13,7 +13,8 @@ use serde::Deserialize;
 use tracing::warn;
 
 use super::NAME;
-use super::api_server::{ApiError, ApiServer, KubeConfig, Limits};
+use super::api_server::{ApiError, ApiServer, Limits};
+use super::connect::KubeConfig;
 use super::error::VerifyError;
 use super::facts::{Node, ObjectName, Pod, Review, ServiceAccount};
 use super::payload::{Payload, ServiceAccountToken};
