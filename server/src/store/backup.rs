@@ -184,7 +184,7 @@ impl Backup {
     }
 }
 
-/// The bytes of a backup, in pieces of [`CHUNK_BYTES`] at the most.
+/// The bytes of a backup, in pieces of 1 MiB at the most.
 #[derive(Debug)]
 pub struct Chunks {
     encoder: Encoder,
