@@ -90,6 +90,11 @@ pub mod signet {
         "signet.server.v1"
     );
     generated!(
+        /// What a server pushes to its agents.
+        agent,
+        "signet.agent.v1"
+    );
+    generated!(
         /// What runs beside an agent tells it.
         node,
         "signet.node.v1"

@@ -133,6 +133,7 @@ fn common_routes(services: &Arc<Services>, gate: &Arc<Gate>, max_request: usize)
         .add_service(gated(gate, svid.max_decoding_message_size(max_request)))
         .add_service(gated(gate, unbuilt::TrustDomain))
         .add_service(gated(gate, unbuilt::LocalAuthority))
+        .add_service(gated(gate, unbuilt::Feed))
 }
 
 /// The answer of an RPC that is in the protocol and not built.

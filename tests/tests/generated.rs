@@ -17,6 +17,7 @@ use prost_types::FileDescriptorSet;
 const COMMAND: &str = "UPDATE_GENERATED=1 cargo test -p tests --test generated";
 
 const SERVER_PROTOS: &[&str] = &[
+    "signet/agent/v1/feed.proto",
     "signet/server/v1/backup.proto",
     "spire/server/agent.proto",
     "spire/server/bundle.proto",

@@ -120,6 +120,7 @@ const TABLE: &[Row] = &[
     ),
     ("spire.api.server.debug.v1.Debug", &[("GetInfo", &[Local])]),
     ("signet.server.v1.Backup", &[("Snapshot", &[Local])]),
+    ("signet.agent.v1.Feed", &[("Follow", &[Agent])]),
     (
         "grpc.health.v1.Health",
         &[("Check", &[Local]), ("List", &[Local]), ("Watch", &[Local])],
