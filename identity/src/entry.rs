@@ -1,5 +1,6 @@
 //! Registration entries: which selectors make which identity, and with what in it.
 
+mod digest;
 mod draft;
 mod names;
 
@@ -8,6 +9,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+pub use digest::EntriesDigest;
 pub use draft::{CheckedEntry, EntryDraft, EntryError};
 pub use names::{
     DnsName, DnsNameError, EntryId, EntryIdError, Hint, HintError, MAX_DNS_LABEL_BYTES,
