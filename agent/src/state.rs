@@ -2,7 +2,8 @@
 //!
 //! The file `agent-data.json` has the shape of SPIRE's, so that either program can take over the data
 //! folder of the other: an agent that attested by a join token cannot attest again. Beside SPIRE's
-//! fields it has a checksum, which SPIRE passes over, so that damage is told from content.
+//! fields it has a checksum, which SPIRE passes over, so that damage is told from content. A file
+//! without one is told by the signatures of its certificates.
 
 use std::path::{Path, PathBuf};
 
@@ -13,6 +14,8 @@ use identity::trust_domain::TrustDomain;
 use identity::x509::{Certificate, CertificateError, LeafError, parse_pem_certificates};
 use runtime::files::{self, FileError};
 use serde::{Deserialize, Serialize};
+
+mod signatures;
 
 /// The name of the file in `data_dir`.
 pub const FILE_NAME: &str = "agent-data.json";
@@ -88,18 +91,22 @@ pub enum Damage {
     Leaf(#[source] LeafError),
     #[error("`svid` stands without a `bundle`")]
     NoBundle,
+    #[error("certificate {index} of `{field}` does not bear the signature of its issuer")]
+    Signature { field: &'static str, index: usize },
     #[error("its checksum does not fit")]
     Checksum,
 }
 
 /// The shape of SPIRE's file. Byte arrays are base64 of PEM, one certificate each.
+///
+/// Either program writes the first three whatever they are, so a file without one of them is damaged:
+/// a misspelt `svid` must not pass for none.
 #[derive(Debug, Deserialize, Serialize)]
 struct Json {
-    #[serde(default)]
+    #[serde(deserialize_with = "Option::deserialize")]
     svid: Option<Vec<String>>,
-    #[serde(default)]
+    #[serde(deserialize_with = "Option::deserialize")]
     bundle: Option<Vec<String>>,
-    #[serde(default)]
     reattestable: bool,
     #[serde(flatten)]
     kept: Kept,
@@ -267,12 +274,9 @@ pub fn encode_bytes(state: &State) -> Vec<u8> {
 
 fn parse(content: &[u8]) -> Result<Parsed, Damage> {
     let json: Json = serde_json::from_slice(content).map_err(Damage::Json)?;
-    // SPIRE writes no checksum.
-    if json
-        .signet_checksum
-        .as_ref()
-        .is_some_and(|sum| *sum != json.checksum())
-    {
+    let sum = json.signet_checksum.as_ref();
+    let has_sum = sum.is_some();
+    if sum.is_some_and(|sum| *sum != json.checksum()) {
         return Err(Damage::Checksum);
     }
     let state = State {
@@ -280,6 +284,10 @@ fn parse(content: &[u8]) -> Result<Parsed, Damage> {
         bundle: decode("bundle", json.bundle)?,
         reattestable: json.reattestable,
     };
+    // SPIRE writes no checksum. An SVID without a bundle is refused for that, below.
+    if !has_sum && !state.bundle.is_empty() {
+        signatures::check(&state)?;
+    }
     Ok(Parsed {
         state,
         kept: json.kept,

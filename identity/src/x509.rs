@@ -8,6 +8,7 @@ mod chain;
 mod csr;
 mod extensions;
 mod leaf;
+mod signature;
 mod svid;
 
 pub use certificate::{
@@ -18,6 +19,7 @@ pub use chain::{MAX_CHAIN, Purpose, VerifyError, verify_peer, verify_peer_der};
 pub use csr::{Csr, CsrError, MAX_CSR_BYTES};
 pub use extensions::KeyUsage;
 pub use leaf::{LeafError, check_leaf, check_peer_leaf};
+pub use signature::Signed;
 pub use svid::{SvidError, X509Svid};
 
 #[cfg(test)]

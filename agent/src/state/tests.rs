@@ -9,22 +9,69 @@ fn example() -> TrustDomain {
     TrustDomain::parse("example.org").unwrap()
 }
 
-fn state() -> State {
-    let ca_key = KeyPair::generate().unwrap();
+fn key() -> KeyPair {
+    KeyPair::generate().unwrap()
+}
+
+fn read(certificate: &rcgen::Certificate) -> Certificate {
+    Certificate::parse(certificate.der()).unwrap()
+}
+
+fn authority() -> CertificateParams {
     let mut params = CertificateParams::default();
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
-    let ca = params.self_signed(&ca_key).unwrap();
-    let issuer = Issuer::from_params(&params, &ca_key);
+    params
+}
+
+/// As a server with an upstream authority leaves it at its agent: an SVID that is over for long, below
+/// an intermediate, and two roots.
+fn long_chain() -> State {
+    let keys = [key(), key(), key()];
+    let root = authority();
+    let mut between = authority();
+    between.distinguished_name = rcgen::DistinguishedName::new();
+    between
+        .distinguished_name
+        .push(rcgen::DnType::OrganizationName, "between");
+    let mut leaf = leaf();
+    leaf.not_before = rcgen::date_time_ymd(2020, 1, 1);
+    leaf.not_after = rcgen::date_time_ymd(2020, 1, 2);
+    let [root_key, between_key, other_key] = &keys;
+    let issuer = Issuer::from_params(&between, between_key);
+    let leaf = leaf.signed_by(&key(), &issuer).unwrap();
+    let issuer = Issuer::from_params(&root, root_key);
+    let between = between.signed_by(between_key, &issuer).unwrap();
+    let roots = [other_key, root_key].map(|key| root.self_signed(key).unwrap());
+    State {
+        svid: vec![read(&leaf), read(&between)],
+        bundle: roots.iter().map(read).collect(),
+        reattestable: true,
+    }
+}
+
+/// What SPIRE would write.
+fn as_spire(state: &State) -> Vec<u8> {
+    let ours = encode_bytes(state);
+    let text = std::str::from_utf8(&ours).unwrap();
+    let (spires, _) = text.split_once(r#","signet_checksum""#).unwrap();
+    format!("{spires}}}").into_bytes()
+}
+
+fn leaf() -> CertificateParams {
     let mut params = CertificateParams::default();
     let id = "spiffe://example.org/spire/agent/join_token/t";
     params.subject_alt_names = vec![SanType::URI(id.try_into().unwrap())];
-    let leaf = params
-        .signed_by(&KeyPair::generate().unwrap(), &issuer)
-        .unwrap();
+    params
+}
+
+fn state() -> State {
+    let (params, ca_key) = (authority(), key());
+    let ca = params.self_signed(&ca_key).unwrap();
+    let issuer = Issuer::from_params(&params, &ca_key);
     State {
-        svid: vec![Certificate::parse(leaf.der()).unwrap()],
-        bundle: vec![Certificate::parse(ca.der()).unwrap()],
+        svid: vec![read(&leaf().signed_by(&key(), &issuer).unwrap())],
+        bundle: vec![read(&ca)],
         reattestable: false,
     }
 }
@@ -137,6 +184,75 @@ fn every_flipped_bit_is_refused_or_changes_nothing() {
             assert_eq!(read, state, "bit {bit}");
         }
     }
+}
+
+#[test]
+fn no_truncation_of_spires_file_can_be_read_and_it_is_left_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join(FILE_NAME);
+    let content = as_spire(&long_chain());
+    for length in 0..content.len() {
+        std::fs::write(&path, &content[..length]).unwrap();
+        let error = StateFile::open(folder.path(), &example()).unwrap_err();
+        let told = error.to_string();
+        assert!(told.contains("agent-data.json` is damaged"), "{told}");
+        assert_eq!(std::fs::read(&path).unwrap(), &content[..length]);
+    }
+    std::fs::write(&path, &content).unwrap();
+    assert!(StateFile::open(folder.path(), &example()).is_ok());
+}
+
+#[test]
+fn no_flipped_bit_of_spires_file_passes_for_another_state() {
+    let state = state();
+    let content = as_spire(&state);
+    assert_eq!(parse_bytes(&content).as_ref(), Some(&state));
+    for bit in 0..content.len() * 8 {
+        let mut damaged = content.clone();
+        damaged[bit / 8] ^= 1 << (bit % 8);
+        if let Some(read) = parse_bytes(&damaged) {
+            assert_eq!(read, state, "bit {bit}");
+        }
+    }
+}
+
+#[test]
+fn a_certificate_of_spires_file_that_can_be_read_is_known_by_its_signature() {
+    let state = long_chain();
+    let damaged = |field: &'static str, index: usize| {
+        let mut state = state.clone();
+        let list = match field {
+            "svid" => &mut state.svid,
+            _ => &mut state.bundle,
+        };
+        let mut der = list[index].der().to_vec();
+        // The last byte is of the signature.
+        *der.last_mut().unwrap() ^= 1;
+        list[index] = Certificate::parse(&der).unwrap();
+        let told = match parse(&as_spire(&state)) {
+            Err(Damage::Signature { field, index }) => Some((field, index)),
+            _ => None,
+        };
+        assert_eq!(told, Some((field, index)));
+        // A checksum speaks for the whole file.
+        assert_eq!(parse_bytes(&encode_bytes(&state)), Some(state));
+    };
+    for index in 0..2 {
+        damaged("svid", index);
+        damaged("bundle", index);
+    }
+}
+
+#[test]
+fn an_svid_of_nobody_in_the_bundle_is_damage_where_no_checksum_speaks_for_it() {
+    let (one, other) = (state(), state());
+    let mixed = State {
+        bundle: other.bundle,
+        ..one
+    };
+    assert!(parse_bytes(&as_spire(&mixed)).is_none());
+    // A revoked authority leaves the bundle before the SVID is renewed.
+    assert!(parse_bytes(&encode_bytes(&mixed)).is_some());
 }
 
 #[test]

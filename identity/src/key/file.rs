@@ -43,7 +43,9 @@ pub enum KeyFileError {
 
 #[derive(Deserialize)]
 struct KeyFile {
-    // Go writes null for a map that was never made.
+    // Go writes null for a map that was never made. A file that names no keys at all is damaged: it must
+    // not pass for an empty one.
+    #[serde(deserialize_with = "Option::deserialize")]
     keys: Option<BTreeMap<String, String>>,
 }
 
@@ -124,6 +126,13 @@ mod tests {
         let text = encode_key_file([]);
         assert!(parse_key_file(text.as_bytes()).unwrap().is_empty());
         assert!(parse_key_file(br#"{"keys":null}"#).unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_file_that_does_not_speak_of_keys_is_not_an_empty_one() {
+        for text in ["{}", r#"{"keyc":{"x509-CA-A":"AAAA"}}"#] {
+            assert!(parse_key_file(text.as_bytes()).is_err(), "{text}");
+        }
     }
 
     #[test]

@@ -13,6 +13,7 @@ use rustls_pki_types::CertificateDer;
 use x509_parser::{certificate::X509Certificate, prelude::FromDer, time::ASN1Time};
 
 use super::extensions::{Extensions, KeyUsage};
+use super::signature::Frame;
 use crate::{
     key::{KeyError, PublicKey},
     spiffe_id::SpiffeId,
@@ -67,6 +68,7 @@ impl Certificate {
             }))?;
         let length = head.len() - rest.len();
         let (der, rest) = bytes.split_at_checked(length).unwrap_or((bytes, &[]));
+        Frame::of(der).ok_or(CertificateError::Malformed)?;
         let tbs = &parsed.tbs_certificate;
         let validity = Validity::new(
             system_time(tbs.validity.not_before)?,

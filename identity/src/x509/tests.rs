@@ -4,3 +4,4 @@ mod certificate;
 mod chain;
 mod csr;
 mod leaf;
+mod signature;
