@@ -6,7 +6,7 @@ use tests::cluster::{BUSYBOX, Cluster, image};
 use tests::peers;
 use tests::process::{eventually, run};
 
-use crate::installed::{CLIENT, Installed, Programs, SIGNET, SOCKET, apply, idle_pod, root};
+use tests::installed::{CLIENT, Installed, Programs, SIGNET, SOCKET, apply, idle_pod, root};
 
 #[test]
 fn the_agent_attests_by_the_token_of_its_pod() {
@@ -83,7 +83,7 @@ fn two_containers_of_a_pod_have_an_identity_each() {
     for container in ["first", "second"] {
         let id = format!("spiffe://example.org/containers/{container}");
         let name = format!("k8s:container-name:{container}");
-        let parent = crate::installed::AGENTS;
+        let parent = tests::installed::AGENTS;
         signet
             .server(&[
                 "entry",

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use tests::cluster::{Cluster, Daemon};
 use tests::process::eventually;
 
-use crate::installed::{Installed, idle_pod};
+use tests::installed::{Installed, idle_pod};
 
 #[test]
 fn identities_keep_coming_through_restarts() {
@@ -108,7 +108,7 @@ const OUTAGE: Duration = Duration::from_secs(300);
 /// A pod that speaks in its log, so that it can be followed without the API server.
 fn talker(namespace: &str, name: &str) -> String {
     let agent = "spire-agent api";
-    let socket = format!("-socketPath {}", crate::installed::SOCKET);
+    let socket = format!("-socketPath {}", tests::installed::SOCKET);
     let script = match name {
         "watches" => format!("exec {agent} watch {socket}"),
         _ => format!(

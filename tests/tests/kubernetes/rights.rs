@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 use tests::cluster::{Cluster, Daemon};
 use tests::process::eventually;
 
-use crate::installed::{Installed, idle_pod};
+use tests::installed::{Installed, idle_pod};
 
 /// A right, and what shows that it is used.
 struct Right {

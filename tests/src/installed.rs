@@ -6,32 +6,33 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
+use crate::cluster::{Cluster, NODE, image};
+use crate::process::{Ended, eventually, run};
+use crate::programs;
 use serde_json::Value;
 use tempfile::TempDir;
-use tests::cluster::{Cluster, NODE, image};
-use tests::process::{Ended, eventually, run};
 
 /// The identity that all agents of the cluster have besides their own: the parent of the entries.
-pub(crate) const AGENTS: &str = "spiffe://example.org/k8s/demo";
+pub const AGENTS: &str = "spiffe://example.org/k8s/demo";
 
 /// The image of Signet on the cluster.
-pub(crate) const SIGNET: &str = "localhost/signet:test";
+pub const SIGNET: &str = "localhost/signet:test";
 
 /// An image with a shell and our program as `spire-agent`, for the pods of the tests.
-pub(crate) const CLIENT: &str = "localhost/client:test";
+pub const CLIENT: &str = "localhost/client:test";
 
 /// Where the agent's socket is in a pod with its volume.
-pub(crate) const SOCKET: &str = "/spiffe-workload-api/spire-agent.sock";
+pub const SOCKET: &str = "/spiffe-workload-api/spire-agent.sock";
 
 /// Signet in the namespace `signet`. It stays for all tests of the program.
 #[derive(Debug)]
-pub(crate) struct Installed<'a> {
-    pub(crate) cluster: &'a Cluster,
+pub struct Installed<'a> {
+    pub cluster: &'a Cluster,
 }
 
 impl<'a> Installed<'a> {
     /// Installs on first use.
-    pub(crate) fn on(cluster: &'a Cluster) -> Self {
+    pub fn on(cluster: &'a Cluster) -> Self {
         static ONCE: OnceLock<()> = OnceLock::new();
         let installed = Self { cluster };
         ONCE.get_or_init(|| installed.install());
@@ -50,7 +51,7 @@ impl<'a> Installed<'a> {
     }
 
     /// Waits until the server and the agent are ready.
-    pub(crate) fn wait(&self) {
+    pub fn wait(&self) {
         for object in ["statefulset/signet-server", "daemonset/signet-agent"] {
             let words = ["-n", "signet", "rollout", "status", object, "--timeout=90s"];
             let ended = self.cluster.kubectl(&words);
@@ -59,7 +60,7 @@ impl<'a> Installed<'a> {
     }
 
     /// What the cluster says of our pods, for the message of a failure.
-    pub(crate) fn told(&self) -> String {
+    pub fn told(&self) -> String {
         let pods = self.cluster.kubectl(&["-n", "signet", "describe", "pods"]);
         let log = |what| {
             let words = [
@@ -82,13 +83,13 @@ impl<'a> Installed<'a> {
     }
 
     /// Runs a command of the server's program in its pod.
-    pub(crate) fn server(&self, words: &[&str]) -> Ended {
+    pub fn server(&self, words: &[&str]) -> Ended {
         let words = [&["spire-server"], words].concat();
         self.cluster.exec("signet", "signet-server-0", &words)
     }
 
     /// Makes an entry for the pods of a service account, and returns its SPIFFE ID.
-    pub(crate) fn entry(&self, namespace: &str, account: &str, more: &[&str]) -> String {
+    pub fn entry(&self, namespace: &str, account: &str, more: &[&str]) -> String {
         let id = format!("spiffe://example.org/ns/{namespace}/sa/{account}");
         let selectors = [format!("k8s:ns:{namespace}"), format!("k8s:sa:{account}")];
         let mut words = vec!["entry", "create", "-parentID", AGENTS, "-spiffeID", &id];
@@ -101,7 +102,7 @@ impl<'a> Installed<'a> {
     }
 
     /// The name of the agent's pod.
-    pub(crate) fn agent_pod(&self) -> String {
+    pub fn agent_pod(&self) -> String {
         let pods = self.cluster.ctl(&[
             "-n",
             "signet",
@@ -124,7 +125,7 @@ impl<'a> Installed<'a> {
     }
 
     /// How often the containers of the agent's pod were started again.
-    pub(crate) fn restarts(&self) -> u64 {
+    pub fn restarts(&self) -> u64 {
         let pod = self
             .cluster
             .object("signet", "pod", &self.agent_pod())
@@ -141,7 +142,7 @@ impl<'a> Installed<'a> {
     }
 
     /// What the programs of an object have logged.
-    pub(crate) fn log(&self, object: &str) -> String {
+    pub fn log(&self, object: &str) -> String {
         self.cluster.ctl(&[
             "-n",
             "signet",
@@ -152,7 +153,7 @@ impl<'a> Installed<'a> {
         ])
     }
 
-    pub(crate) fn agent_is_ready(&self) -> bool {
+    pub fn agent_is_ready(&self) -> bool {
         let set = self
             .cluster
             .object("signet", "daemonset", "signet-agent")
@@ -161,14 +162,14 @@ impl<'a> Installed<'a> {
         count("/status/numberReady") == Some(1)
     }
 
-    pub(crate) fn delete_agent_pod(&self) {
+    pub fn delete_agent_pod(&self) {
         let pod = self.agent_pod();
         self.cluster
             .ctl(&["-n", "signet", "delete", "pod", &pod, "--timeout=60s"]);
     }
 
     /// What the agent has logged.
-    pub(crate) fn agent_log(&self) -> String {
+    pub fn agent_log(&self) -> String {
         self.cluster.ctl(&[
             "-n",
             "signet",
@@ -181,20 +182,20 @@ impl<'a> Installed<'a> {
     }
 
     /// The SPIFFE ID of the node's agent, by SPIRE's rule.
-    pub(crate) fn agent_id(&self) -> String {
+    pub fn agent_id(&self) -> String {
         let node = self.cluster.object("default", "node", NODE).unwrap();
         let uid = node.pointer("/metadata/uid").unwrap().as_str().unwrap();
         format!("spiffe://example.org/spire/agent/k8s_psat/demo/{uid}")
     }
 
     /// Asks for X509-SVIDs from within a pod that has our program.
-    pub(crate) fn fetch(&self, namespace: &str, pod: &str) -> Ended {
+    pub fn fetch(&self, namespace: &str, pod: &str) -> Ended {
         let words = ["spire-agent", "api", "fetch", "x509", "-socketPath", SOCKET];
         self.cluster.exec(namespace, pod, &words)
     }
 
     /// Makes sure that a call gets no identity, and that the agent's log has the reason.
-    pub(crate) fn refuses(&self, reason: &str, call: impl FnOnce() -> Ended) {
+    pub fn refuses(&self, reason: &str, call: impl FnOnce() -> Ended) {
         let reason = format!("error.reason={reason}");
         let told = |log: &str| log.matches(&reason).count();
         let before = told(&self.agent_log());
@@ -207,7 +208,7 @@ impl<'a> Installed<'a> {
     }
 
     /// Waits until a pod has an identity.
-    pub(crate) fn gets(&self, namespace: &str, pod: &str, id: &str) {
+    pub fn gets(&self, namespace: &str, pod: &str, id: &str) {
         let mut last = None;
         eventually(&format!("{namespace}/{pod} has {id}"), || {
             let ended = self.fetch(namespace, pod);
@@ -220,7 +221,7 @@ impl<'a> Installed<'a> {
 
 /// A pod with our program in it and the volume. It does nothing; a file `/tmp/end` ends its container, which then is
 /// started anew.
-pub(crate) fn idle_pod(namespace: &str, name: &str, account: &str) -> String {
+pub fn idle_pod(namespace: &str, name: &str, account: &str) -> String {
     format!(
         r#"
 apiVersion: v1
@@ -247,7 +248,7 @@ spec:
 }
 
 /// Applies a folder of the repository with other images.
-pub(crate) fn apply(cluster: &Cluster, folder: &str, images: &[(&str, &str)]) {
+pub fn apply(cluster: &Cluster, folder: &str, images: &[(&str, &str)]) {
     let overlay = overlay(folder, images);
     cluster.apply_folder(overlay.path());
 }
@@ -271,31 +272,28 @@ fn overlay(folder: &str, images: &[(&str, &str)]) -> TempDir {
 
 /// Our program as a static one, and in images.
 #[derive(Debug)]
-pub(crate) struct Programs {
-    pub(crate) signet: PathBuf,
+pub struct Programs {
+    pub signet: PathBuf,
 }
 
 impl Programs {
     /// Builds, and loads the image of the recipe and [`CLIENT`], on first use.
-    pub(crate) fn on(cluster: &Cluster) -> &'static Self {
+    pub fn on(cluster: &Cluster) -> &'static Self {
         static ONCE: OnceLock<Programs> = OnceLock::new();
         ONCE.get_or_init(|| {
             let folder = tempfile::tempdir().unwrap();
             let archive = folder.path().join("signet.tar");
-            let mut build = Command::new(root().join("k8s/image/build"));
-            // The profile that tests are built with: the recipe's default takes long.
-            let program = run(build.arg(&archive).args([SIGNET, "dev"])).success();
-            cluster.load(&archive);
             let programs = Self {
-                signet: program.trim().into(),
+                signet: image_of_signet(&archive),
             };
+            cluster.load(&archive);
             programs.load(cluster, "agent", CLIENT);
             programs
         })
     }
 
     /// Loads an image with a shell and our program as `spire-server` or `spire-agent`.
-    pub(crate) fn load(&self, cluster: &Cluster, part: &str, name: &str) {
+    pub fn load(&self, cluster: &Cluster, part: &str, name: &str) {
         let folder = tempfile::tempdir().unwrap();
         let program = folder.path().join(format!("spire-{part}"));
         std::fs::copy(&self.signet, &program).unwrap();
@@ -305,8 +303,23 @@ impl Programs {
     }
 }
 
+/// Makes the image, and returns the path of the program in it.
+fn image_of_signet(archive: &Path) -> PathBuf {
+    if cfg!(debug_assertions) {
+        let mut build = Command::new(root().join("k8s/image/build"));
+        // The profile that tests are built with: the recipe's default takes long.
+        let program = run(build.arg(archive).args([SIGNET, "dev"])).success();
+        program.trim().into()
+    } else {
+        // What is measured is built already; a static program of this profile would be built anew from nothing.
+        let program = programs::signet();
+        image("signet", archive, SIGNET, &[&program.display().to_string()]);
+        program.to_owned()
+    }
+}
+
 /// A volume for a claim, as a cluster with a storage class would make one.
-pub(crate) fn make_volume(cluster: &Cluster, namespace: &str, claim: &str) {
+pub fn make_volume(cluster: &Cluster, namespace: &str, claim: &str) {
     let path = format!("/var/lib/signet/volumes/{namespace}-{claim}");
     let folder = cluster.node_root().join(path.trim_start_matches('/'));
     std::fs::create_dir_all(&folder).unwrap();
@@ -326,7 +339,7 @@ spec:
     ));
 }
 
-pub(crate) fn root() -> PathBuf {
+pub fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
         .parent()
         .unwrap()
