@@ -37,6 +37,8 @@ pub(super) struct Client {
     tasks: TaskGroup,
     tls: Option<(Arc<ClientConfig>, Instant)>,
     line: Option<Line>,
+    /// The memory of a list that was replaced: the next one is read into it.
+    spare: Vec<u8>,
 }
 
 type Line = SendRequest<Empty<Bytes>>;
@@ -56,6 +58,14 @@ impl Client {
             tasks,
             tls: None,
             line: None,
+            spare: Vec::new(),
+        }
+    }
+
+    /// Takes over the memory of a list that nobody reads any more.
+    pub(super) fn reuse(&mut self, list: PodList) {
+        if let Some(memory) = list.into_memory() {
+            self.spare = memory;
         }
     }
 
@@ -82,7 +92,7 @@ impl Client {
             }
         }
         match response.status() {
-            StatusCode::OK => body(response).await,
+            StatusCode::OK => body(response, std::mem::take(&mut self.spare)).await,
             StatusCode::UNAUTHORIZED => Err(KubeletError::Unauthorized),
             StatusCode::FORBIDDEN => Err(KubeletError::Forbidden),
             other => Err(KubeletError::Status(other.as_u16())),
@@ -195,14 +205,15 @@ async fn parse(bytes: Bytes) -> Result<PodList, KubeletError> {
         .map_err(KubeletError::Garbage)
 }
 
-/// Reads an answer, which is refused as soon as it is known to be too large.
-async fn body(response: Response<Incoming>) -> Result<Bytes, KubeletError> {
+/// Reads an answer into this memory. It is refused as soon as it is known to be too large.
+async fn body(response: Response<Incoming>, mut content: Vec<u8>) -> Result<Bytes, KubeletError> {
     let announced = response.headers().get(CONTENT_LENGTH);
     let announced = announced.and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
     if announced.is_some_and(|length| length > MAX_LIST_BYTES) {
         return Err(KubeletError::TooLarge);
     }
-    let mut content = Vec::with_capacity(announced.unwrap_or_default());
+    content.clear();
+    content.reserve_exact(announced.unwrap_or_default());
     let mut body = response.into_body();
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|error| KubeletError::Interrupted(Arc::new(error)))?;
@@ -210,10 +221,15 @@ async fn body(response: Response<Incoming>) -> Result<Bytes, KubeletError> {
         if content.len() + data.len() > MAX_LIST_BYTES {
             return Err(KubeletError::TooLarge);
         }
+        if content.capacity() - content.len() < data.len() {
+            // By a quarter, not by doubling: the list is kept, and so is what it does not need.
+            content.reserve_exact(data.len().max(content.len() / 4));
+        }
         content.extend_from_slice(&data);
     }
-    // What grew by doubling gives back what it does not need: the list is kept.
-    content.shrink_to_fit();
+    if content.capacity() / 2 > content.len() {
+        content.shrink_to_fit();
+    }
     Ok(content.into())
 }
 

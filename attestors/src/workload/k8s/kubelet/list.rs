@@ -182,6 +182,12 @@ impl PodList {
         self.bytes == other.bytes
     }
 
+    /// The memory of the list, for another one; `None` if somebody else reads it.
+    pub(super) fn into_memory(self) -> Option<Vec<u8>> {
+        // Of what is shared this would make a copy.
+        self.bytes.is_unique().then(|| self.bytes.into())
+    }
+
     /// The indexes of the pods whose text has `needle` in it.
     fn mentioning<'a>(&'a self, needle: &'a str) -> impl Iterator<Item = usize> + 'a {
         let finder = memmem::Finder::new(needle.as_bytes());

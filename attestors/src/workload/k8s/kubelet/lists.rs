@@ -60,6 +60,8 @@ pub(super) struct Lister {
     rounds: watch::Sender<Round>,
     pace: Pace,
     failures: u32,
+    /// The list before the last one. Callers that waited for the last one let go of it by and by.
+    replaced: Option<Arc<Snapshot>>,
 }
 
 /// When the next request may begin.
@@ -90,6 +92,7 @@ pub(super) fn channel(
         rounds: told,
         pace: Pace::new(longest_pause),
         failures: 0,
+        replaced: None,
     };
     (Lists { demand, rounds }, lister)
 }
@@ -132,6 +135,11 @@ impl Lister {
             number += 1;
             let started = Instant::now();
             self.pace.begin(started);
+            // Otherwise each list would be read into new memory, and of a large one an allocator gives none back.
+            let replaced = self.replaced.take().and_then(Arc::into_inner);
+            if let Some(list) = replaced.and_then(Snapshot::into_list) {
+                self.client.reuse(list);
+            }
             let outcome = self.client.list().await.map(|list| {
                 Arc::new(Snapshot {
                     version: self.versions.next(),
@@ -156,6 +164,7 @@ impl Lister {
             if let Some(version) = changed {
                 self.versions.changed(version);
             }
+            self.replaced = before;
         }
     }
 

@@ -108,6 +108,14 @@ impl Snapshot {
         self.len() == 0
     }
 
+    /// The list, if it is one that nobody else reads.
+    pub(super) fn into_list(self) -> Option<PodList> {
+        match self.pods {
+            Pods::Listed(list) => Arc::into_inner(list),
+            Pods::Watched(_) => None,
+        }
+    }
+
     /// The same, for a caller whom the kubelet cannot be asked for.
     pub(super) fn stale_since(&self, at: Instant, why: KubeletError) -> Self {
         Self {

@@ -160,3 +160,16 @@ proptest! {
         prop_assert_eq!((list.len(), list.malformed()), (items.len(), 0));
     }
 }
+
+#[test]
+fn the_memory_of_a_list_that_nobody_reads_is_that_of_the_next() {
+    let text = FakePod::list(&[FakePod::new(1)]);
+    let memory = text.as_ptr();
+    let list = PodList::parse(text.into()).unwrap();
+    let reused = list.into_memory().unwrap();
+    assert_eq!(reused.as_ptr(), memory);
+
+    let text = Bytes::from(FakePod::list(&[FakePod::new(1)]));
+    let list = PodList::parse(text.clone()).unwrap();
+    assert!(list.into_memory().is_none(), "somebody reads {text:?}");
+}
