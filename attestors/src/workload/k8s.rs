@@ -154,6 +154,7 @@ impl K8s {
         let called = Instant::now();
         let deadline = called + self.patience;
         let mut snapshot = self.kubelet.snapshot().await?;
+        let mut waits = None;
         loop {
             let settled = match judge(&*snapshot, pod, container, &self.rules) {
                 Ok(Judgement::Attested(found)) => return Ok(Verdict::Attested(found)),
@@ -178,6 +179,7 @@ impl K8s {
             {
                 return Ok(Verdict::Attested(settled));
             }
+            waits.get_or_insert_with(|| self.kubelet.awaited());
             let newer = self.kubelet.newer_than(snapshot.version);
             snapshot = match tokio::time::timeout_at(deadline, newer).await {
                 Ok(newer) => newer?,

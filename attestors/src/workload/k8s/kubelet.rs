@@ -62,6 +62,19 @@ struct Shared {
     watching: Option<Arc<told::Sender<Watching>>>,
     wanted: Arc<Notify>,
     versions: Versions,
+    metrics: KubeletMetrics,
+}
+
+/// A caller that waits.
+struct Wait {
+    since: Instant,
+    metrics: KubeletMetrics,
+}
+
+impl Drop for Wait {
+    fn drop(&mut self) {
+        self.metrics.waited(self.since.elapsed());
+    }
 }
 
 /// Counts the answers of all sources, so that newer is newer whatever it came from.
@@ -123,6 +136,7 @@ impl Kubelet {
             watching,
             wanted,
             versions,
+            metrics: metrics.clone(),
         }))
     }
 
@@ -187,6 +201,14 @@ impl Kubelet {
                 () = came_alive(watching.as_mut()) => {}
                 newer = newer_list(lists, version, self.0.poll_retry_interval) => return newer,
             }
+        }
+    }
+
+    /// Counts how long a caller waits whose container the kubelet has not reported, until the returned value is dropped.
+    pub(super) fn awaited(&self) -> impl Drop + Send {
+        Wait {
+            since: Instant::now(),
+            metrics: self.0.metrics.clone(),
         }
     }
 

@@ -5,6 +5,7 @@ mod spoof;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::FutureExt;
 use http::StatusCode;
 use identity::selector::Selector;
 use runtime::clock::Clock;
@@ -167,6 +168,29 @@ async fn a_container_is_awaited_no_longer_than_the_settings_say() {
     let (_api, k8s) = bench.watched(vec![pod.clone().waiting()], options);
     let error = find(&k8s, &pod, &WAITED_FOR).await.unwrap_err();
     assert_eq!(error.reason(), "container_not_reported");
+}
+
+#[tokio::test]
+async fn callers_that_wait_for_what_never_comes_keep_no_other_pod_waiting() {
+    let bench = Bench::new();
+    let (never, other) = (FakePod::new(1), FakePod::new(2));
+    let pods = vec![never.clone().waiting(), other.clone()];
+    let (_api, watched) = bench.watched(pods.clone(), Options::default());
+    let (fake, listed) = bench.listed(Answer::Pods(pods), Options::default()).await;
+    for k8s in [watched, listed] {
+        find(&k8s, &other, &WAITED_FOR).await.unwrap();
+        let mut waiting: Vec<_> = (0..64)
+            .map(|_| Box::pin(find(&k8s, &never, &WAITED_FOR)))
+            .collect();
+        for caller in &mut waiting {
+            assert!(futures_util::poll!(caller).is_pending());
+        }
+        // What is known already is told without any waiting, not even for a lock or a turn.
+        let found = find(&k8s, &other, &WAITED_FOR).now_or_never();
+        assert!(has(&found.unwrap().unwrap(), "k8s:sa:web"));
+    }
+    // The 64 that wait share each request.
+    assert!(fake.requests() < 64, "{}", fake.requests());
 }
 
 #[tokio::test]

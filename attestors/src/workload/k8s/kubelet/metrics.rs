@@ -1,13 +1,17 @@
 //! What is counted of the kubelet's answers.
 
-use std::time::UNIX_EPOCH;
+use std::time::{Duration, UNIX_EPOCH};
 
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 use runtime::clock::Clock;
+
+/// Seconds. A new container is mostly reported within a tenth of one; one that never comes is given up after 30.
+const WAITS: [f64; 9] = [0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0];
 
 /// The metrics of the kubelet's client.
 #[derive(Clone, Debug)]
@@ -16,6 +20,7 @@ pub struct KubeletMetrics {
     taken: Gauge,
     pods: Gauge,
     in_use: Family<Used, Gauge>,
+    waits: Histogram,
     clock: Clock,
 }
 
@@ -56,6 +61,7 @@ impl KubeletMetrics {
             taken: Gauge::default(),
             pods: Gauge::default(),
             in_use: Family::default(),
+            waits: Histogram::new(WAITS),
             clock,
         };
         let registry = registry.sub_registry_with_prefix("kubelet");
@@ -75,6 +81,11 @@ impl KubeletMetrics {
             "1 for the source that pods are looked up in",
             metrics.in_use.clone(),
         );
+        registry.register(
+            "report_wait_seconds",
+            "How long callers waited whose container had not been reported",
+            metrics.waits.clone(),
+        );
         metrics
     }
 
@@ -90,6 +101,10 @@ impl KubeletMetrics {
         self.requests
             .get_or_create(&Request { source, outcome })
             .get()
+    }
+
+    pub(super) fn waited(&self, time: Duration) {
+        self.waits.observe(time.as_secs_f64());
     }
 
     pub(super) fn answered(&self, source: Source, outcome: &'static str) {
