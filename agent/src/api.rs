@@ -15,8 +15,6 @@ use runtime::unix::Credentials;
 use tonic::service::Routes;
 use tonic::{Request, Status};
 
-pub use volumes::replay;
-
 /// A message names one volume.
 const MAX_REQUEST_BYTES: usize = 16 << 10;
 

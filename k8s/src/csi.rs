@@ -7,7 +7,6 @@
 //! system alone.
 
 mod driver;
-pub mod inputs;
 mod mount;
 mod network;
 mod node;

@@ -97,7 +97,8 @@ async fn timed<T>(answer: impl Future<Output = T>) -> Duration {
     time
 }
 
-async fn fetch(socket: &Path) -> (X509svidResponse, Streaming<X509svidResponse>) {
+/// Connects, and waits for the first message of a stream.
+pub(crate) async fn fetch(socket: &Path) -> (X509svidResponse, Streaming<X509svidResponse>) {
     let mut client = SpiffeWorkloadApiClient::new(admin_channel(socket).await);
     let mut request = Request::new(X509svidRequest {});
     let header = "true".parse().unwrap();

@@ -12,16 +12,16 @@ use tests::process::Process;
 use tests::programs::{Make, signet};
 use tests::scenarios::wait_for_svid;
 
-use crate::cost::wall;
+use crate::cost::{pause, wall};
 use crate::table::{Goal, Row};
 
 /// Longer than the agent's synchronization interval and the server's check of its authorities.
 const IDLE: Duration = Duration::from_secs(15);
 
 /// Resident memory, in MiB; and that part of it which no file backs.
-struct Memory {
-    resident: f64,
-    anonymous: f64,
+pub(crate) struct Memory {
+    pub(crate) resident: f64,
+    pub(crate) anonymous: f64,
 }
 
 pub(crate) fn rows() -> Vec<Row> {
@@ -68,16 +68,12 @@ fn idle(make: Make) -> [Memory; 2] {
     [server, memory_of(&agent.process)]
 }
 
-#[expect(
-    clippy::disallowed_methods,
-    reason = "to be idle is to have been left alone for a while"
-)]
-fn pause(time: Duration) {
-    std::thread::sleep(time);
+fn memory_of(process: &Process) -> Memory {
+    memory_of_pid(process.pid())
 }
 
-fn memory_of(process: &Process) -> Memory {
-    let status = fs::read_to_string(format!("/proc/{}/status", process.pid())).unwrap();
+pub(crate) fn memory_of_pid(pid: u32) -> Memory {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     let mebibytes = |name: &str| {
         let line = status.lines().find(|line| line.starts_with(name)).unwrap();
         let kibibytes: f64 = line.split_whitespace().nth(1).unwrap().parse().unwrap();
@@ -89,7 +85,7 @@ fn memory_of(process: &Process) -> Memory {
     }
 }
 
-fn memory(name: &'static str, goal: Goal, memory: &Memory) -> Row {
+pub(crate) fn memory(name: &'static str, goal: Goal, memory: &Memory) -> Row {
     Row {
         name,
         goal,

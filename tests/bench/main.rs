@@ -6,7 +6,7 @@
 //! how to read the table.
 //!
 //! `bench [--cold] [ROOM..]` runs all rooms, or those named: `issue`, `commit`, `fetch`, `footprint`,
-//! `kubelet`.
+//! `kubelet`, `kubernetes`.
 //! `--cold` adds a `cargo check` that finds nothing built.
 #![expect(
     clippy::unwrap_used,
@@ -16,40 +16,39 @@
 )]
 
 mod bare;
+mod calls;
 mod commit;
 mod cost;
 mod fetch;
 mod footprint;
 mod issue;
 mod kubelet;
+mod kubernetes;
+mod listed;
+mod node;
 mod table;
 
 use std::path::Path;
+use std::time::Duration;
 
 use table::Row;
 
 type Measure = fn() -> Vec<Row>;
 
-const ROOMS: [(&str, Measure); 5] = [
+const ROOMS: [(&str, Measure); 6] = [
     ("issue", issue::rows),
     ("commit", commit::rows),
     ("fetch", fetch::rows),
     ("footprint", footprint::rows),
     ("kubelet", kubelet::rows),
+    ("kubernetes", kubernetes::rows),
 ];
 
 fn main() {
     let words: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
-    if let ["bare", socket, message] = words.as_slice() {
-        return bare::serve(Path::new(socket), Path::new(message));
-    }
-    if let ["kubelet-client", folder, port, pods] = words.as_slice() {
-        return kubelet::attest(
-            Path::new(folder),
-            port.parse().unwrap(),
-            pods.parse().unwrap(),
-        );
+    if plays_a_part(&words) {
+        return;
     }
     let (flags, rooms): (Vec<&str>, Vec<&str>) =
         words.iter().partition(|word| word.starts_with('-'));
@@ -58,7 +57,7 @@ fn main() {
             && rooms
                 .iter()
                 .all(|room| ROOMS.iter().any(|(name, _)| name == room)),
-        "usage: bench [--cold] [issue|commit|fetch|footprint|kubelet]..."
+        "usage: bench [--cold] [issue|commit|fetch|footprint|kubelet|kubernetes]..."
     );
     if cfg!(debug_assertions) {
         eprintln!("bench: this is a debug build; its numbers say nothing");
@@ -75,4 +74,25 @@ fn main() {
         rows.push(footprint::cold_check());
     }
     print!("{}", table::print(&rows));
+}
+
+/// The other processes of a measurement are this program too.
+fn plays_a_part(words: &[&str]) -> bool {
+    match words {
+        ["bare", socket, message] => bare::serve(Path::new(socket), Path::new(message)),
+        ["call", socket] => calls::call(Path::new(socket)),
+        ["calls", socket, count, pause] => calls::calls(
+            Path::new(socket),
+            count.parse().unwrap(),
+            Duration::from_millis(pause.parse().unwrap()),
+        ),
+        ["follow", socket] => calls::follow(Path::new(socket)),
+        ["kubelet-client", folder, port, pods] => kubelet::attest(
+            Path::new(folder),
+            port.parse().unwrap(),
+            pods.parse().unwrap(),
+        ),
+        _ => return false,
+    }
+    true
 }

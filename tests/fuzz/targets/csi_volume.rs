@@ -1,4 +1,0 @@
-//! See `bodies::csi_volume`.
-#![no_main]
-
-libfuzzer_sys::fuzz_target!(|data: &[u8]| bodies::csi_volume(data));
