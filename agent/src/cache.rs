@@ -120,6 +120,8 @@ impl State {
             Event::Left(selectors) => self.leave(&selectors, now),
             _ if self.phase == Phase::Banned => {}
             Event::Synced(entries) => self.sync(&entries, now),
+            Event::Changed { entries, removed } => self.change(&entries, &removed, now),
+            Event::Reached => self.reached(now),
             Event::Bundles { own, federated } => self.take_bundles(own, federated, now),
             Event::Answered { batch, answers } => self.take_answers(batch, answers, now),
             Event::Unanswered { batch, spread } => self.postpone(batch, spread, now),
@@ -174,13 +176,17 @@ impl State {
         &mut self.jwt
     }
 
-    /// Keeps a JWT-SVID, if its entry is still what it was when the token was requested.
+    /// Whether an SVID waits for a bundle that has its authority. It walks all entries.
+    pub fn lacks_bundle(&self) -> bool {
+        self.slots.iter().any(Slot::is_held)
+    }
+
+    /// Keeps a JWT-SVID, if its entry is still what it was when the token was requested, and its
+    /// authority was not given up meanwhile.
     pub fn keep_jwt(&mut self, key: JwtKey, entry: &Entry, svid: JwtSvid, schedule: Schedule) {
-        if self
-            .slots
-            .get(&entry.id)
-            .is_some_and(|slot| *slot.entry == *entry)
-        {
+        let slot = self.slots.get(&entry.id);
+        let is_as_asked = slot.is_some_and(|slot| *slot.entry == *entry);
+        if is_as_asked && !self.trust.distrusts(svid.key_id()) {
             self.jwt.insert(key, svid, schedule);
         }
     }

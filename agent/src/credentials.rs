@@ -7,6 +7,7 @@ use identity::bundle::Bundle;
 use identity::x509::{Certificate, X509Svid};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
+use tokio::sync::watch;
 
 /// The agent's own identity.
 #[derive(Clone, Debug)]
@@ -34,6 +35,7 @@ pub fn told(certificate: &Certificate) -> String {
 #[derive(Debug)]
 pub struct Credentials {
     own: ArcSwap<AgentSvid>,
+    renewed: watch::Sender<()>,
     trust: ArcSwap<Bundle>,
 }
 
@@ -41,6 +43,7 @@ impl Credentials {
     pub fn new(own: Arc<AgentSvid>, trust: Arc<Bundle>) -> Self {
         Self {
             own: ArcSwap::new(own),
+            renewed: watch::Sender::new(()),
             trust: ArcSwap::new(trust),
         }
     }
@@ -57,6 +60,12 @@ impl Credentials {
 
     pub fn renew(&self, own: Arc<AgentSvid>) {
         self.own.store(own);
+        self.renewed.send_replace(());
+    }
+
+    /// Tells of every identity after the one of now.
+    pub fn renewals(&self) -> watch::Receiver<()> {
+        self.renewed.subscribe()
     }
 
     pub fn trust_now(&self, trust: Arc<Bundle>) {

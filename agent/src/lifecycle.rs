@@ -205,7 +205,8 @@ impl Lifecycle {
             Ok(standing) => {
                 self.deps.metrics.renewed.inc();
                 self.begin(standing);
-                return Life::GoesOn;
+                // A stream of the identity before may have been ended for its sake.
+                return self.drain(inputs);
             }
             Err(failure) => failure,
         };

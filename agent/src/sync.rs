@@ -1,14 +1,19 @@
 //! Keeps entries and bundles as the server has them.
+//!
+//! The server is asked for its feed first, and pushes from then on. One that has none, or breaks it,
+//! is asked for everything at an interval, as SPIRE's agent does.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod feed;
+mod held;
+
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use futures_util::stream::{self, StreamExt, TryStreamExt};
-use identity::bundle::Bundle;
 use identity::trust_domain::TrustDomain;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::registry::Registry;
+use runtime::backoff::Backoff;
 use runtime::clock::Clock;
 use runtime::random;
 use runtime::readiness::Health;
@@ -17,7 +22,10 @@ use runtime::shutdown::Shutdown;
 use tokio::sync::watch;
 use tracing::{debug, info, warn};
 
-use crate::cache::driver::Driver;
+use self::feed::{Ended, Live};
+use self::held::Held;
+use crate::cache::driver::{AllBundles, Driver};
+use crate::upstream::feed::Feed;
 use crate::upstream::{EntrySet, Upstream, UpstreamError};
 
 /// SPIRE's interval between two synchronizations.
@@ -26,6 +34,10 @@ pub const DEFAULT_INTERVAL: Duration = Duration::from_secs(5);
 const LONGEST_WAIT: Duration = Duration::from_secs(480);
 /// The longest wait after failures, in intervals.
 const LONGEST_MULTIPLE: u32 = 48;
+/// The pause before a feed that broke off is opened again: a server that restarts is back in a moment.
+const RECONNECT: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(30));
+/// How long a server without a feed is not asked for one.
+const NO_FEED: Duration = Duration::from_secs(600);
 /// How many federated bundles are fetched at once.
 const PARALLEL: usize = 10;
 
@@ -107,21 +119,40 @@ pub struct Sync<U> {
     deps: Deps<U>,
     trust_domain: TrustDomain,
     pace: Pace,
-    known: EntrySet,
+    // Between two tries to follow a server that is out of reach.
+    backoff: Backoff,
+    way: Way,
+    live: Option<Live>,
+    renewals: watch::Receiver<()>,
+    held: Held,
     status: watch::Sender<Status>,
 }
 
-impl<U: Upstream> Sync<U> {
+/// How the agent hears of changes.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Way {
+    /// The server pushes them, or nobody knows yet that it does not.
+    Feed,
+    /// The server is asked again and again. It is asked for a feed again at this time, and whenever
+    /// it may be another server.
+    Polling { until: SystemTime },
+}
+
+impl<U: Upstream + Feed> Sync<U> {
     pub fn new(trust_domain: TrustDomain, interval: Duration, deps: Deps<U>) -> Self {
         Self {
-            deps,
+            held: Held::nothing(trust_domain.clone()),
             trust_domain,
             pace: Pace {
                 interval,
                 failures: 0,
             },
-            known: EntrySet::default(),
+            backoff: Backoff::new(RECONNECT.0, RECONNECT.1),
+            way: Way::Feed,
+            live: None,
+            renewals: deps.upstream.renewals(),
             status: watch::Sender::new(Status::default()),
+            deps,
         }
     }
 
@@ -130,8 +161,8 @@ impl<U: Upstream> Sync<U> {
         self.status.subscribe()
     }
 
-    /// Synchronizes once. The sockets are opened after the first success: before it nobody could be
-    /// told whether it has an identity.
+    /// Synchronizes once, over the feed if the server has one. The sockets are opened after the first
+    /// success: before it nobody could be told whether it has an identity.
     pub async fn once(&mut self) -> Result<(), UpstreamError> {
         let result = self.attempt().await;
         match &result {
@@ -141,24 +172,56 @@ impl<U: Upstream> Sync<U> {
         result
     }
 
-    /// Synchronizes at the interval, until shutdown; earlier when [`Driver::sync_now`] asks for it.
+    /// Keeps the cache in step with the server, until shutdown: by the feed while there is one, else
+    /// by asking at the interval, and earlier when [`Driver::sync_now`] asks for it.
     pub async fn run(mut self, shutdown: Shutdown) {
-        let mut wait = self.next_wait(true);
+        tokio::select! {
+            () = shutdown.requested() => {}
+            () = self.keep_on() => {}
+        }
+    }
+
+    async fn keep_on(&mut self) {
+        let mut synced = true;
         loop {
-            tokio::select! {
-                () = shutdown.requested() => return,
-                () = self.deps.clock.sleep(wait) => {}
-                () = self.deps.driver.sync_wanted() => {}
+            if self.live.is_some() {
+                match self.listen().await {
+                    // The stream at hand goes on until the next one has begun.
+                    Ended::Renewed => {}
+                    Ended::Lost(error) => {
+                        self.failed(&error);
+                        self.live = None;
+                        self.pause(false).await;
+                    }
+                }
+            } else {
+                self.pause(synced).await;
             }
-            let synced = tokio::select! {
-                () = shutdown.requested() => return,
-                result = self.once() => result.is_ok(),
-            };
-            wait = self.next_wait(synced);
+            synced = self.once().await.is_ok();
+        }
+    }
+
+    /// Waits until the server is to be asked again.
+    async fn pause(&mut self, synced: bool) {
+        let wait = self.next_wait(synced);
+        let renewals = &mut self.renewals;
+        let renewed = async {
+            // Another identity may find another answer. Polling hears it soon enough.
+            if renewals.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        };
+        tokio::select! {
+            () = self.deps.clock.sleep(wait) => {}
+            () = self.deps.driver.sync_wanted() => {}
+            () = renewed => self.way = Way::Feed,
         }
     }
 
     fn next_wait(&mut self, synced: bool) -> Duration {
+        if self.way == Way::Feed {
+            return self.backoff.next_delay();
+        }
         let wait = if synced {
             let has_svids = self.deps.driver.census().x509_svids > 0;
             self.pace.after_success(has_svids)
@@ -170,44 +233,24 @@ impl<U: Upstream> Sync<U> {
     }
 
     async fn attempt(&mut self) -> Result<(), UpstreamError> {
-        let entries = self.deps.upstream.sync_entries(&self.known).await?;
-        let bundles = self.bundles(&entries).await?;
+        if self.is_feed_due() && self.follow().await? {
+            return Ok(());
+        }
+        let entries = self.deps.upstream.sync_entries(self.held.entries()).await?;
+        let upstream = self.deps.upstream.as_ref();
+        let bundles = bundles(upstream, &self.trust_domain, &entries).await?;
         debug!(count = entries.len(), "Synchronized with the server");
-        self.known = entries.clone();
+        self.held.polled(&bundles, &entries);
         self.deps.driver.synced(bundles, entries);
         Ok(())
     }
 
-    async fn bundles(
-        &self,
-        entries: &EntrySet,
-    ) -> Result<(Arc<Bundle>, BTreeMap<TrustDomain, Arc<Bundle>>), UpstreamError> {
-        let own = self.deps.upstream.bundle(&self.trust_domain).await?;
-        // An agent without authorities could not even recognize its server any more.
-        let own =
-            own.filter(|own| !own.x509_authorities.is_empty())
-                .ok_or(UpstreamError::Protocol {
-                    what: "it has no X.509 authority in the bundle of its own trust domain",
-                    source: None,
-                })?;
-        let wanted: BTreeSet<_> = entries
-            .iter()
-            .flat_map(|entry| &entry.federates_with)
-            .filter(|td| **td != self.trust_domain)
-            .cloned()
-            .collect();
-        let federated = stream::iter(wanted)
-            .map(|trust_domain| async move {
-                let bundle = self.deps.upstream.bundle(&trust_domain).await?;
-                Ok::<_, UpstreamError>((trust_domain, bundle))
-            })
-            .buffer_unordered(PARALLEL)
-            .try_collect::<Vec<_>>()
-            .await?;
-        let known = federated
-            .into_iter()
-            .filter_map(|(trust_domain, bundle)| Some((trust_domain, Arc::new(bundle?))));
-        Ok((Arc::new(own), known.collect()))
+    /// A server that could not be reached may be another one when it is back.
+    fn is_feed_due(&self) -> bool {
+        match self.way {
+            Way::Feed => true,
+            Way::Polling { until } => self.pace.failures > 0 || self.deps.clock.now() >= until,
+        }
     }
 
     fn succeeded(&self) {
@@ -229,13 +272,36 @@ impl<U: Upstream> Sync<U> {
             "synchronization with the server fails: {}",
             error.reason()
         ));
-        warn_thrice(self.pace.failures, error);
+        warn_thrice(self.pace.failures.max(self.backoff.failures()), error);
         self.status
             .send_modify(|status| status.failing = Some(error.reason()));
         if let UpstreamError::Denied(denial) = error {
             self.deps.driver.denied(*denial);
         }
     }
+}
+
+async fn bundles<U: Upstream>(
+    upstream: &U,
+    own: &TrustDomain,
+    entries: &EntrySet,
+) -> Result<AllBundles, UpstreamError> {
+    let own_bundle = upstream.bundle(own).await?;
+    let own_bundle = own_bundle
+        .filter(|own| !own.x509_authorities.is_empty())
+        .ok_or_else(held::no_authority)?;
+    let federated = stream::iter(held::federated(own, entries))
+        .map(|trust_domain| async move {
+            let bundle = upstream.bundle(&trust_domain).await?;
+            Ok::<_, UpstreamError>((trust_domain, bundle))
+        })
+        .buffer_unordered(PARALLEL)
+        .try_collect::<Vec<_>>()
+        .await?;
+    let known = federated
+        .into_iter()
+        .filter_map(|(trust_domain, bundle)| Some((trust_domain, Arc::new(bundle?))));
+    Ok((Arc::new(own_bundle), known.collect()))
 }
 
 fn warn_thrice(failures: u32, error: &UpstreamError) {
@@ -248,41 +314,4 @@ fn warn_thrice(failures: u32, error: &UpstreamError) {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn waits_half_as_long_again_after_each_failure_up_to_four_minutes() {
-        let mut pace = Pace {
-            interval: DEFAULT_INTERVAL,
-            failures: 0,
-        };
-        let waits: Vec<_> = (0..5).map(|_| pace.after_failure().as_millis()).collect();
-        assert_eq!(waits, [5000, 7500, 11250, 16875, 25312]);
-        for _ in 0..100 {
-            pace.after_failure();
-        }
-        assert_eq!(pace.after_failure(), Duration::from_secs(240));
-        assert_eq!(pace.after_success(true), DEFAULT_INTERVAL);
-        assert_eq!(pace.after_failure(), DEFAULT_INTERVAL);
-    }
-
-    #[test]
-    fn a_long_interval_is_never_stretched_beyond_eight_minutes() {
-        let mut pace = Pace {
-            interval: Duration::from_secs(60),
-            failures: 100,
-        };
-        assert_eq!(pace.after_failure(), LONGEST_WAIT);
-    }
-
-    #[test]
-    fn an_agent_without_svids_asks_at_least_every_five_seconds() {
-        let mut pace = Pace {
-            interval: Duration::from_secs(60),
-            failures: 0,
-        };
-        assert_eq!(pace.after_success(false), DEFAULT_INTERVAL);
-        assert_eq!(pace.after_success(true), Duration::from_secs(60));
-    }
-}
+mod tests;

@@ -6,6 +6,7 @@
 #[cfg(test)]
 pub(crate) mod fake;
 
+pub mod feed;
 pub mod grpc;
 
 use std::collections::BTreeMap;
@@ -191,6 +192,11 @@ impl EntrySet {
     /// The entries, sorted by id.
     pub fn iter(&self) -> impl Iterator<Item = &Arc<Entry>> {
         self.0.values()
+    }
+
+    /// Takes the entry of this id out.
+    pub fn remove(&mut self, id: &EntryId) -> Option<Arc<Entry>> {
+        self.0.remove(id)
     }
 
     pub fn len(&self) -> usize {

@@ -29,28 +29,39 @@ impl State {
         for entry in entries.iter().filter(|entry| !entry.store_svid) {
             self.put_entry(entry, now);
         }
+        self.reached(now);
+        self.prefetch(now);
+        self.views.sweep();
+    }
+
+    /// Takes what changed. Its cost goes with the change, not with the number of entries.
+    pub(super) fn change(&mut self, entries: &[Arc<Entry>], removed: &[EntryId], now: SystemTime) {
+        // Without the list that it is a change of, it says nothing about who has no identity.
+        if self.phase == Phase::Starting {
+            return;
+        }
+        for id in removed {
+            self.remove_entry(id);
+        }
+        for entry in entries {
+            if entry.store_svid {
+                self.remove_entry(&entry.id);
+            } else {
+                self.put_entry(entry, now);
+            }
+        }
+        self.reached(now);
+        self.prefetch(now);
+        self.views.sweep();
+    }
+
+    /// The server answers, so what failed because it did not is tried again.
+    pub(super) fn reached(&mut self, now: SystemTime) {
         self.signing.resume();
-        let unreachable = |slot: &&Slot| {
-            matches!(
-                slot.work,
-                Work::Retry {
-                    unreachable: true,
-                    ..
-                }
-            )
-        };
-        let postponed: Vec<_> = self
-            .slots
-            .iter()
-            .filter(unreachable)
-            .map(|slot| slot.id().clone())
-            .collect();
-        for id in &postponed {
+        for id in &self.slots.postponed() {
             self.slots.edit(id, now, |slot| slot.work = Work::Idle);
             self.review(id, now);
         }
-        self.prefetch(now);
-        self.views.sweep();
     }
 
     fn remove_entry(&mut self, id: &EntryId) {
@@ -117,10 +128,11 @@ impl State {
 
     /// Has SVIDs signed before anybody asks, as long as there is room.
     fn prefetch(&mut self, now: SystemTime) {
-        let room = self
-            .capacity
-            .x509_svids
-            .saturating_sub(self.slots.claimed());
+        let claimed = self.slots.claimed();
+        let room = self.capacity.x509_svids.saturating_sub(claimed);
+        if room == 0 || claimed == self.slots.len() {
+            return;
+        }
         let candidate = |slot: &&Slot| {
             !slot.has_svid() && slot.work == Work::Idle && !slot.entry.disable_x509_svid_prefetch
         };

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use identity::bundle::Bundle;
-use identity::entry::Entry;
+use identity::entry::{Entry, EntryId};
 use identity::key::{KeyAlgorithm, PrivateKey};
 use identity::selector::Selectors;
 use identity::trust_domain::TrustDomain;
@@ -39,6 +39,9 @@ const KEYS_INLINE: usize = 8;
 const SWEEP_MARGIN: usize = 64;
 /// Up to how much later than its backoff a failed request is repeated.
 const SPREAD: Duration = Duration::from_secs(1);
+
+/// The bundles of the agent's own trust domain, and of those that its entries federate with.
+pub type AllBundles = (Arc<Bundle>, BTreeMap<TrustDomain, Arc<Bundle>>);
 
 /// How the cache behaves.
 #[derive(Clone, Copy, Debug)]
@@ -184,15 +187,37 @@ impl<U: Upstream> Driver<U> {
 
     /// Takes what a synchronization brought. The bundles come first, so that no SVID is served
     /// whose authority the workload has not seen.
-    pub fn synced(
-        self: &Arc<Self>,
-        bundles: (Arc<Bundle>, BTreeMap<TrustDomain, Arc<Bundle>>),
-        entries: EntrySet,
-    ) {
+    pub fn synced(self: &Arc<Self>, bundles: AllBundles, entries: EntrySet) {
         let mut inner = self.inner.lock();
         self.take_bundles(&mut inner, bundles);
         self.apply_locked(&mut inner, Event::Synced(entries));
         self.sweep_locked(&mut inner);
+    }
+
+    /// Takes what changed since [`Driver::synced`]. Bundles that changed come first, as there.
+    pub fn changed(
+        self: &Arc<Self>,
+        bundles: Option<AllBundles>,
+        entries: Vec<Arc<Entry>>,
+        removed: Vec<EntryId>,
+    ) {
+        let mut inner = self.inner.lock();
+        if let Some(bundles) = bundles {
+            self.take_bundles(&mut inner, bundles);
+        }
+        self.apply_locked(&mut inner, Event::Changed { entries, removed });
+    }
+
+    /// The server answers, and has nothing new to say.
+    pub fn reached(self: &Arc<Self>) {
+        let mut inner = self.inner.lock();
+        self.apply_locked(&mut inner, Event::Reached);
+        self.sweep_locked(&mut inner);
+    }
+
+    /// Whether an SVID waits for a bundle that has its authority.
+    pub fn lacks_bundle(&self) -> bool {
+        self.inner.lock().state.lacks_bundle()
     }
 
     /// Follows the bundle of the agent's own trust domain.
@@ -242,11 +267,7 @@ impl<U: Upstream> Driver<U> {
         self.deps.metrics.show(inner.state.census());
     }
 
-    fn take_bundles(
-        self: &Arc<Self>,
-        inner: &mut Inner,
-        (own, federated): (Arc<Bundle>, BTreeMap<TrustDomain, Arc<Bundle>>),
-    ) {
+    fn take_bundles(self: &Arc<Self>, inner: &mut Inner, (own, federated): AllBundles) {
         self.apply_locked(inner, Event::Bundles { own, federated });
         let own = inner.state.own_bundle();
         self.own_bundle.send_if_modified(|known| {

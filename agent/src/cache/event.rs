@@ -20,7 +20,15 @@ use crate::upstream::EntrySet;
 pub enum Event {
     /// The server told all entries of this agent.
     Synced(EntrySet),
-    /// All bundles as the server has them. Fed before the entries of the same synchronization.
+    /// The server told which of its entries are new or different, and which are gone, since it told
+    /// all of them.
+    Changed {
+        entries: Vec<Arc<Entry>>,
+        removed: Vec<EntryId>,
+    },
+    /// The server answers, and has nothing new to say.
+    Reached,
+    /// All bundles as the server has them. Fed before the entries of the same synchronization or change.
     Bundles {
         own: Arc<Bundle>,
         federated: BTreeMap<TrustDomain, Arc<Bundle>>,

@@ -22,7 +22,7 @@ impl State {
         let changed = self.trust.replace(own, federated);
         if changed {
             self.changed.extend(self.subscribers.keys().cloned());
-            self.jwt.distrust(&self.trust.tainted_jwt_keys().collect());
+            self.jwt.distrust(|key_id| self.trust.distrusts(key_id));
         }
         let concerned: Vec<_> = self
             .slots

@@ -131,14 +131,11 @@ impl JwtSvids {
     }
 
     /// Drops the tokens that these authorities signed.
-    pub(super) fn distrust(&mut self, key_ids: &BTreeSet<&str>) {
-        if key_ids.is_empty() {
-            return;
-        }
+    pub(super) fn distrust(&mut self, such: impl Fn(&str) -> bool) {
         let signed = self
             .by_key
             .iter()
-            .filter(|(_, cached)| key_ids.contains(cached.svid.key_id()));
+            .filter(|(_, cached)| such(cached.svid.key_id()));
         for key in signed.map(|(key, _)| key.clone()).collect::<Vec<_>>() {
             self.remove(&key);
         }
@@ -256,9 +253,9 @@ mod tests {
         }
         svids.forget(&EntryId::parse("b").unwrap());
         assert_eq!(svids.len(), 4);
-        svids.distrust(&BTreeSet::from(["key-2"]));
+        svids.distrust(|key_id| key_id == "key-2");
         assert_eq!(svids.len(), 4);
-        svids.distrust(&BTreeSet::from(["key-1"]));
+        svids.distrust(|key_id| key_id == "key-1");
         assert!(svids.is_empty() && svids.order.is_empty());
     }
 }

@@ -302,6 +302,17 @@ impl Slot {
         };
     }
 
+    /// Whether it waits for the server to be in reach again.
+    pub(super) fn is_postponed(&self) -> bool {
+        matches!(
+            self.work,
+            Work::Retry {
+                unreachable: true,
+                ..
+            }
+        )
+    }
+
     /// When something changes by itself.
     pub(super) fn alarm(&self, now: SystemTime) -> Option<SystemTime> {
         let renewal = self

@@ -14,8 +14,12 @@ pub(super) struct Slots {
     alarms: BTreeSet<(SystemTime, EntryId)>,
     // Those with an SVID that no subscriber needs, least recently used first.
     unused: BTreeSet<(u64, EntryId)>,
+    // Those that could not be signed because the server was out of reach.
+    postponed: BTreeSet<EntryId>,
     // How many have an SVID.
     filled: usize,
+    // How many have an SVID or are about to.
+    claimed: usize,
 }
 
 #[derive(Debug)]
@@ -24,6 +28,8 @@ struct Filed {
     alarm: Option<SystemTime>,
     unused: Option<u64>,
     filled: bool,
+    claimed: bool,
+    postponed: bool,
 }
 
 impl Slots {
@@ -37,6 +43,8 @@ impl Slots {
                 alarm: None,
                 unused: None,
                 filled: false,
+                claimed: false,
+                postponed: false,
             },
         );
     }
@@ -49,7 +57,11 @@ impl Slots {
         if let Some(used) = filed.unused {
             self.unused.remove(&(used, id.clone()));
         }
+        if filed.postponed {
+            self.postponed.remove(id);
+        }
         self.filled -= usize::from(filed.filled);
+        self.claimed -= usize::from(filed.claimed);
         Some(filed.slot)
     }
 
@@ -86,6 +98,18 @@ impl Slots {
         let has_svid = filed.slot.has_svid();
         self.filled = self.filled + usize::from(has_svid) - usize::from(filed.filled);
         filed.filled = has_svid;
+        let claimed = has_svid || filed.slot.work != Work::Idle;
+        self.claimed = self.claimed + usize::from(claimed) - usize::from(filed.claimed);
+        filed.claimed = claimed;
+        let postponed = filed.slot.is_postponed();
+        if postponed != filed.postponed {
+            if postponed {
+                self.postponed.insert(id.clone());
+            } else {
+                self.postponed.remove(id);
+            }
+            filed.postponed = postponed;
+        }
         Some(result)
     }
 
@@ -108,9 +132,12 @@ impl Slots {
 
     /// How many have an SVID or are about to.
     pub(super) fn claimed(&self) -> usize {
-        self.iter()
-            .filter(|slot| slot.has_svid() || slot.work != Work::Idle)
-            .count()
+        self.claimed
+    }
+
+    /// Those that could not be signed because the server was out of reach.
+    pub(super) fn postponed(&self) -> Vec<EntryId> {
+        self.postponed.iter().cloned().collect()
     }
 
     /// The one with an SVID that was not used for the longest, unless a subscriber needs it.

@@ -11,6 +11,8 @@ use workload_api::source::Bundles;
 
 /// How many selections of federated bundles are remembered. More are made again on demand.
 const REMEMBERED: usize = 1024;
+/// About how many revoked JWT authorities are remembered.
+const REVOKED: usize = 64;
 
 /// The bundles of the agent's own trust domain and of those that its entries federate with.
 #[derive(Debug)]
@@ -19,6 +21,9 @@ pub(super) struct Trust {
     federated: BTreeMap<TrustDomain, Arc<Bundle>>,
     // One `Bundles` for all callers that see the same trust domains, for it holds their encoding.
     shared: BTreeMap<BTreeSet<TrustDomain>, Arc<Bundles>>,
+    // JWT authorities that an earlier bundle had and this one has not. A token may still come in that
+    // one of them signed.
+    revoked: BTreeSet<String>,
 }
 
 /// What the own bundle says about the authority that signed an SVID.
@@ -38,6 +43,7 @@ impl Trust {
             own,
             federated: BTreeMap::new(),
             shared: BTreeMap::new(),
+            revoked: BTreeSet::new(),
         }
     }
 
@@ -50,10 +56,24 @@ impl Trust {
         if *self.own == *own && self.federated == federated {
             return false;
         }
+        let key_ids = |bundle: &Bundle| -> BTreeSet<_> {
+            let authorities = bundle.jwt_authorities.iter();
+            authorities
+                .map(|authority| authority.key_id.clone())
+                .collect()
+        };
+        let (before, now) = (key_ids(&self.own), key_ids(&own));
+        let mut revoked = std::mem::take(&mut self.revoked);
+        if revoked.len() >= REVOKED {
+            revoked.clear();
+        }
+        revoked.extend(before);
+        revoked.retain(|key_id| !now.contains(key_id));
         *self = Self {
             own,
             federated,
             shared: BTreeMap::new(),
+            revoked,
         };
         true
     }
@@ -106,12 +126,11 @@ impl Trust {
         }
     }
 
-    /// The key ids of the JWT authorities that are marked as compromised.
-    pub(super) fn tainted_jwt_keys(&self) -> impl Iterator<Item = &str> {
-        self.own
-            .jwt_authorities
-            .iter()
-            .filter(|authority| authority.tainted)
-            .map(|authority| authority.key_id.as_str())
+    /// Whether tokens of this JWT authority are no longer to be handed out: it is marked as
+    /// compromised, or it was revoked.
+    pub(super) fn distrusts(&self, key_id: &str) -> bool {
+        let mut authorities = self.own.jwt_authorities.iter();
+        let tainted = authorities.any(|authority| authority.tainted && authority.key_id == key_id);
+        tainted || self.revoked.contains(key_id)
     }
 }

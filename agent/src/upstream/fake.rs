@@ -7,8 +7,9 @@ use std::time::{Duration, SystemTime};
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use identity::bundle::{Bundle, X509Authority};
-use identity::entry::{Entry, EntryId};
+use futures_util::stream::{self, StreamExt};
+use identity::bundle::{Bundle, JwtAuthority, X509Authority};
+use identity::entry::{EntriesDigest, Entry, EntryId};
 use identity::jwt::JwtSvid;
 use identity::selector::{Selector, Selectors};
 use identity::spiffe_id::SpiffeId;
@@ -23,6 +24,7 @@ use rcgen::{
 use runtime::clock::Clock;
 use tokio::sync::watch;
 
+use super::feed::{Feed, Followed, Part, Piece, Position, Told};
 use super::{Code, Denial, EntrySet, Refusal, SigningRequest, Upstream, UpstreamError};
 
 /// When the tests begin.
@@ -181,14 +183,23 @@ pub(crate) enum Mood {
 pub(crate) struct FakeServer {
     pub(crate) clock: Clock,
     pub(crate) ttl: Duration,
-    world: Mutex<World>,
+    world: Arc<Mutex<World>>,
     mood: watch::Sender<Mood>,
     pub(crate) signed: AtomicUsize,
     pub(crate) batches: AtomicUsize,
     pub(crate) tokens: AtomicUsize,
+    /// How often it was asked for entries or bundles.
+    pub(crate) asked: AtomicUsize,
+    /// How often its feed was opened, and how often just resumed.
+    pub(crate) follows: AtomicUsize,
+    pub(crate) resumed: AtomicUsize,
+    pub(crate) renewals: watch::Sender<()>,
+    revision: watch::Sender<u64>,
 }
 
 struct World {
+    feed: FeedKind,
+    versions: BTreeMap<u64, Version>,
     entries: BTreeMap<EntryId, Arc<Entry>>,
     ca: Ca,
     bundle: Bundle,
@@ -200,27 +211,62 @@ impl FakeServer {
         let ca = Ca::new();
         let bundle = bundle(&[&ca.certificate]);
         let world = World {
+            feed: FeedKind::None,
+            versions: BTreeMap::new(),
             entries: BTreeMap::new(),
             ca,
             bundle,
             federated: BTreeMap::new(),
         };
-        Arc::new(Self {
+        let server = Arc::new(Self {
             clock,
             ttl,
-            world: Mutex::new(world),
+            world: Arc::new(Mutex::new(world)),
             mood: watch::Sender::default(),
             signed: AtomicUsize::new(0),
             batches: AtomicUsize::new(0),
             tokens: AtomicUsize::new(0),
-        })
+            asked: AtomicUsize::new(0),
+            follows: AtomicUsize::new(0),
+            resumed: AtomicUsize::new(0),
+            renewals: watch::Sender::new(()),
+            revision: watch::Sender::new(0),
+        });
+        server.change(|_| ());
+        server
+    }
+
+    /// Changes what the server serves, and lets its feeds know.
+    fn change(&self, change: impl FnOnce(&mut World)) {
+        let mut world = self.world.lock();
+        change(&mut world);
+        let revision = *self.revision.borrow() + 1;
+        let version = Version {
+            entries: world.entries.clone(),
+            own: world.bundle.clone(),
+            federated: world.federated.clone(),
+        };
+        world.versions.insert(revision, version);
+        self.revision.send_replace(revision);
+    }
+
+    pub(crate) fn set_feed(&self, feed: FeedKind) {
+        self.world.lock().feed = feed;
+    }
+
+    /// All connections break, and others can be made.
+    pub(crate) async fn restart(&self) {
+        self.set_mood(Mood::Gone);
+        for _ in 0..10 {
+            tokio::task::yield_now().await;
+        }
+        self.set_mood(Mood::Serving);
     }
 
     pub(crate) fn set_entries(&self, entries: impl IntoIterator<Item = Entry>) {
-        self.world.lock().entries = entries
-            .into_iter()
-            .map(|entry| (entry.id.clone(), Arc::new(entry)))
-            .collect();
+        let entries = entries.into_iter();
+        let entries = entries.map(|entry| (entry.id.clone(), Arc::new(entry)));
+        self.change(|world| world.entries = entries.collect());
     }
 
     pub(crate) fn set_mood(&self, mood: Mood) {
@@ -233,24 +279,57 @@ impl FakeServer {
 
     /// Signs with a new authority from now on, which is in the bundle that is fetched next.
     pub(crate) fn rotate(&self) {
-        let mut world = self.world.lock();
-        world.ca = Ca::new();
-        let added = X509Authority::new(world.ca.certificate.clone());
-        world.bundle.x509_authorities.push(added);
-        world.bundle.sequence += 1;
+        self.change(|world| {
+            world.ca = Ca::new();
+            let added = X509Authority::new(world.ca.certificate.clone());
+            world.bundle.x509_authorities.push(added);
+            world.bundle.sequence += 1;
+        });
+    }
+
+    /// Marks all authorities but the newest as compromised.
+    pub(crate) fn taint(&self) {
+        self.change(|world| {
+            let (_, old) = world.bundle.x509_authorities.split_last_mut().unwrap();
+            old.iter_mut()
+                .for_each(|authority| authority.tainted = true);
+            world.bundle.sequence += 1;
+        });
+    }
+
+    /// Takes all authorities but the newest out of the bundle.
+    pub(crate) fn revoke(&self) {
+        self.change(|world| {
+            let newest = world.bundle.x509_authorities.pop().unwrap();
+            world.bundle.x509_authorities = vec![newest];
+            world.bundle.sequence += 1;
+        });
+    }
+
+    pub(crate) fn set_jwt_authority(&self, key_id: Option<&str>, tainted: bool) {
+        self.change(|world| {
+            let public_key = world.ca.certificate.public_key().clone();
+            let authority = key_id.map(|key_id| JwtAuthority {
+                key_id: key_id.to_owned(),
+                public_key,
+                expires_at: None,
+                tainted,
+            });
+            world.bundle.jwt_authorities = authority.into_iter().collect();
+            world.bundle.sequence += 1;
+        });
     }
 
     pub(crate) fn empty_bundle(&self) {
-        self.world.lock().bundle.x509_authorities.clear();
+        self.change(|world| world.bundle.x509_authorities.clear());
     }
 
     pub(crate) fn federate(&self, trust_domain: &TrustDomain) {
         let mut bundle = bundle(&[&Ca::new().certificate]);
         bundle.trust_domain = trust_domain.clone();
-        self.world
-            .lock()
-            .federated
-            .insert(trust_domain.clone(), bundle);
+        self.change(|world| {
+            world.federated.insert(trust_domain.clone(), bundle);
+        });
     }
 
     async fn mood(&self) -> Result<(), UpstreamError> {
@@ -268,6 +347,7 @@ impl FakeServer {
 
 impl Upstream for FakeServer {
     async fn sync_entries(&self, known: &EntrySet) -> Result<EntrySet, UpstreamError> {
+        self.asked.fetch_add(1, Ordering::Relaxed);
         self.mood().await?;
         let entries = self.world.lock().entries.clone();
         let current = |entry: Arc<Entry>| {
@@ -280,6 +360,7 @@ impl Upstream for FakeServer {
     }
 
     async fn bundle(&self, of: &TrustDomain) -> Result<Option<Bundle>, UpstreamError> {
+        self.asked.fetch_add(1, Ordering::Relaxed);
         self.mood().await?;
         let world = self.world.lock();
         Ok(if *of == trust_domain() {
@@ -331,4 +412,156 @@ impl Upstream for FakeServer {
             n,
         ))
     }
+}
+
+/// Whether the server has a feed.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum FeedKind {
+    /// It is asked for everything.
+    None,
+    /// It pushes, at most this many entries in a message.
+    Pushing { chunk: usize },
+    /// It pushes positions that fit nothing.
+    Broken,
+}
+
+/// How often a feed is heard of at least.
+pub(crate) const KEEPALIVE: Duration = Duration::from_secs(15);
+
+/// What the server served at one of its revisions.
+#[derive(Clone)]
+struct Version {
+    entries: BTreeMap<EntryId, Arc<Entry>>,
+    own: Bundle,
+    federated: BTreeMap<TrustDomain, Bundle>,
+}
+
+impl Version {
+    fn digest(&self) -> EntriesDigest {
+        self.entries.values().map(|entry| &**entry).collect()
+    }
+
+    /// The change that leads here, in pieces.
+    fn since(&self, before: Option<&Self>, revision: u64, feed: FeedKind) -> Vec<Part> {
+        let known = |id| before.and_then(|before| before.entries.get(id));
+        let new = self
+            .entries
+            .iter()
+            .filter(|(id, entry)| known(id) != Some(entry));
+        let mut told: Vec<_> = new
+            .map(|(id, entry)| (id.clone(), Told::Entry(Arc::clone(entry))))
+            .collect();
+        let gone = before.into_iter().flat_map(|before| before.entries.keys());
+        told.extend(
+            gone.filter(|id| !self.entries.contains_key(id))
+                .map(|id| (id.clone(), Told::Removed)),
+        );
+        let FeedKind::Pushing { chunk } = feed else {
+            let position = position(revision, EntriesDigest::default());
+            return vec![Part::Piece(Piece {
+                told,
+                position: Some(position),
+                ..Piece::default()
+            })];
+        };
+        let mut pieces: Vec<_> = told
+            .chunks(chunk)
+            .map(|told| Piece {
+                told: told.to_vec(),
+                ..Piece::default()
+            })
+            .collect();
+        let mut bundles = self.federated.clone();
+        bundles.insert(trust_domain(), self.own.clone());
+        pieces.push(Piece {
+            bundles: bundles
+                .into_iter()
+                .map(|(of, bundle)| (of, Some(Arc::new(bundle))))
+                .collect(),
+            position: Some(position(revision, self.digest())),
+            ..Piece::default()
+        });
+        pieces.into_iter().map(Part::Piece).collect()
+    }
+}
+
+fn position(revision: u64, digest: EntriesDigest) -> Position {
+    Position {
+        lineage: b"fake".to_vec(),
+        revision,
+        digest: digest.to_bytes(),
+    }
+}
+
+impl Feed for FakeServer {
+    async fn follow(&self, held: Option<Position>) -> Result<Option<Followed>, UpstreamError> {
+        self.follows.fetch_add(1, Ordering::Relaxed);
+        self.mood().await?;
+        let feed = self.world.lock().feed;
+        if feed == FeedKind::None {
+            return Ok(None);
+        }
+        let at = held.and_then(|held| {
+            let world = self.world.lock();
+            let mut versions = world.versions.iter().rev();
+            let same = versions.find(|(_, version)| version.digest().to_bytes() == held.digest);
+            same.map(|(revision, _)| *revision)
+        });
+        if at.is_some() {
+            self.resumed.fetch_add(1, Ordering::Relaxed);
+        }
+        let (world, mood, changed) = (
+            Arc::clone(&self.world),
+            self.mood.subscribe(),
+            self.revision.subscribe(),
+        );
+        let state = (world, mood, changed, at, true);
+        let batches = stream::unfold(state, move |state| async move {
+            let (world, mut mood, mut changed, at, first) = state;
+            let failure = loop {
+                let now = *mood.borrow_and_update();
+                match now {
+                    Mood::Gone => break UpstreamError::Unavailable("connection reset".into()),
+                    Mood::Denying(denial) => break UpstreamError::Denied(denial),
+                    Mood::Silent => {
+                        mood.changed().await.ok()?;
+                        continue;
+                    }
+                    Mood::Serving => {}
+                }
+                let revision = *changed.borrow_and_update();
+                if first || at.is_some_and(|at| at < revision) {
+                    let parts = {
+                        let world = world.lock();
+                        let before = at.and_then(|at| world.versions.get(&at));
+                        world.versions[&revision].since(before, revision, feed)
+                    };
+                    let parts: Vec<_> = parts.into_iter().map(Ok).collect();
+                    return Some((parts, (world, mood, changed, Some(revision), false)));
+                }
+                tokio::select! {
+                    _ = mood.changed() => {}
+                    _ = changed.changed() => {}
+                    () = tokio::time::sleep(KEEPALIVE) => {
+                        let parts = vec![Ok(Part::Keepalive)];
+                        return Some((parts, (world, mood, changed, at, false)));
+                    }
+                }
+            };
+            // The stream ends with this.
+            mood.mark_unchanged();
+            Some((vec![Err(failure)], (world, mood, changed, at, false)))
+        });
+        Ok(Some(Followed {
+            resumed: at.is_some(),
+            keepalive: KEEPALIVE,
+            parts: batches.flat_map(stream::iter).boxed(),
+        }))
+    }
+
+    fn renewals(&self) -> watch::Receiver<()> {
+        self.renewals.subscribe()
+    }
+
+    fn hang_up(&self) {}
 }

@@ -9,11 +9,13 @@ mod convert;
 mod entries;
 #[cfg(test)]
 pub(crate) mod fake;
+mod feed;
 mod status;
 mod verify;
 
 use std::future::Future;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use identity::bundle::Bundle;
@@ -30,6 +32,7 @@ use proto::spire::server::svid::batch_new_x509svid_response::Result as Item;
 use proto::spire::server::svid::svid_client::SvidClient;
 use proto::spire::server::svid::{BatchNewX509svidRequest, NewJwtsvidRequest, NewX509svidParams};
 use runtime::clock::Clock;
+use tokio::sync::watch;
 use tonic::Code as Grpc;
 use tonic::transport::Channel;
 
@@ -38,6 +41,7 @@ use self::connect::Dialer;
 pub use self::connect::Target;
 use self::convert::protocol;
 use self::verify::Anchor;
+use super::feed::{Feed, Followed, Position};
 use super::{EntrySet, Refusal, SigningRequest, Upstream, UpstreamError};
 use crate::credentials::{AgentSvid, Credentials};
 
@@ -53,6 +57,8 @@ pub struct Server {
     credentials: Arc<Credentials>,
     clock: Clock,
     line: Mutex<Option<Arc<Line>>>,
+    // Whether the server is one of ours: SPIRE's answers HTTP/2 pings with GOAWAY.
+    is_signet: AtomicBool,
 }
 
 /// A channel, and the identity that its connections show.
@@ -75,6 +81,7 @@ impl Server {
             credentials,
             clock,
             line: Mutex::new(None),
+            is_signet: AtomicBool::new(false),
         }
     }
 
@@ -160,7 +167,7 @@ impl Server {
                     error,
                     UpstreamError::Unavailable(_) | UpstreamError::UnknownAuthority(_)
                 ) {
-                    self.hang_up(line);
+                    self.forget(line);
                 }
                 Failure { error, timed_out }
             })
@@ -178,6 +185,7 @@ impl Server {
             anchor: Anchor::Live(Arc::clone(&self.credentials)),
             own: Some(own.svid.clone()),
             clock: self.clock.clone(),
+            pings: self.is_signet.load(Ordering::Relaxed),
         };
         let line = Arc::new(Line {
             channel: dialer.channel(),
@@ -192,7 +200,7 @@ impl Server {
     }
 
     /// Forgets the line, unless another one has taken its place. Calls in flight keep theirs.
-    fn hang_up(&self, line: &Arc<Line>) {
+    fn forget(&self, line: &Arc<Line>) {
         let mut slot = self.line.lock();
         if slot
             .as_ref()
@@ -293,6 +301,31 @@ impl Upstream for Server {
             })
         })
         .await
+    }
+}
+
+impl Feed for Server {
+    async fn follow(&self, held: Option<Position>) -> Result<Option<Followed>, UpstreamError> {
+        let followed = self
+            .call(|line| {
+                let held = held.clone();
+                async move { feed::follow(line.channel(), line.own.svid.id(), held).await }
+            })
+            .await?;
+        let was_signet = self.is_signet.swap(followed.is_some(), Ordering::Relaxed);
+        if was_signet && followed.is_none() {
+            // The line at hand pings.
+            self.hang_up();
+        }
+        Ok(followed)
+    }
+
+    fn renewals(&self) -> watch::Receiver<()> {
+        self.credentials.renewals()
+    }
+
+    fn hang_up(&self) {
+        *self.line.lock() = None;
     }
 }
 

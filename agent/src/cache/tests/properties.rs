@@ -114,10 +114,12 @@ struct World {
     banned: bool,
     batches: Vec<(BatchId, Vec<Arc<Entry>>)>,
     shown: BTreeMap<Selectors, Option<Arc<Update>>>,
+    /// What the server pushed, if it pushes differences.
+    pushed: Option<BTreeMap<EntryId, Entry>>,
 }
 
 impl World {
-    fn new() -> Self {
+    fn new(pushes: bool) -> Self {
         let ca = Ca::new();
         let own = Arc::new(fake::bundle(&[&ca.certificate]));
         Self {
@@ -137,6 +139,7 @@ impl World {
             banned: false,
             batches: Vec::new(),
             shown: BTreeMap::new(),
+            pushed: pushes.then(BTreeMap::new),
         }
     }
 
@@ -192,14 +195,30 @@ impl World {
     }
 
     fn sync(&mut self) {
-        self.synced = true;
+        let first = !std::mem::replace(&mut self.synced, true);
         let entries: Vec<_> = self
             .entries
             .iter()
             .flatten()
             .map(|(_, entry)| entry.clone())
             .collect();
-        self.apply(synced(&entries));
+        let Some(pushed) = &mut self.pushed else {
+            return self.apply(synced(&entries));
+        };
+        let now: BTreeMap<_, _> = entries.iter().map(|e| (e.id.clone(), e.clone())).collect();
+        let before = std::mem::replace(pushed, now);
+        if first {
+            return self.apply(synced(&entries));
+        }
+        let now = self.pushed.as_ref().unwrap();
+        let removed = before.keys().filter(|id| !now.contains_key(*id)).cloned();
+        let removed = removed.collect();
+        let entries = entries
+            .into_iter()
+            .filter(|entry| before.get(&entry.id) != Some(entry))
+            .map(Arc::new)
+            .collect();
+        self.apply(Event::Changed { entries, removed });
     }
 
     fn tell_bundles(&mut self) {
@@ -379,12 +398,30 @@ proptest! {
     /// Whatever happens, no update shows an expired, deleted, renamed, unverifiable or foreign SVID,
     /// the cache stays within its bounds, and in the end everybody has what it is entitled to.
     #[test]
-    fn serves_everybody_its_own_and_nothing_else(steps in history()) {
-        let mut world = World::new();
+    fn serves_everybody_its_own_and_nothing_else(steps in history(), pushes in any::<bool>()) {
+        let mut world = World::new(pushes);
         for step in steps {
             world.step(step);
         }
         world.recover();
         world.check_complete();
+    }
+
+    /// Differences lead to the state that whole lists lead to.
+    #[test]
+    fn told_by_differences_it_serves_what_it_serves_told_by_lists(steps in history()) {
+        let (mut lists, mut differences) = (World::new(false), World::new(true));
+        for step in steps {
+            lists.step(step.clone());
+            differences.step(step);
+        }
+        lists.recover();
+        differences.recover();
+        differences.check_complete();
+        prop_assert_eq!(lists.state.census().entries, differences.state.census().entries);
+        for bits in 0..16 {
+            let caller = chosen(bits);
+            prop_assert_eq!(lists.state.entries_of(&caller), differences.state.entries_of(&caller));
+        }
     }
 }

@@ -71,6 +71,7 @@ pub async fn attest(
         anchor,
         own: evidence.shown.clone(),
         clock,
+        pings: false,
     };
     let channel = if known.is_some() {
         dialer.channel()

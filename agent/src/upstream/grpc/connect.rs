@@ -27,6 +27,14 @@ const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
 /// for SPIRE's answers HTTP/2 pings with GOAWAY.
 const UNACKNOWLEDGED: Duration = Duration::from_secs(20);
 
+/// How often a server that takes HTTP/2 pings gets one, so that a connection whose other end is gone
+/// is noticed while nothing is sent over it.
+const PING_INTERVAL: Duration = Duration::from_secs(15);
+/// How long a ping may be unanswered.
+const PING_DEADLINE: Duration = Duration::from_secs(10);
+/// The most addresses of one name that are tried.
+const MAX_ADDRESSES: usize = 8;
+
 /// Where the server is, and whose it is.
 #[derive(Clone, Debug)]
 pub struct Target {
@@ -43,6 +51,8 @@ pub(super) struct Dialer {
     /// `None` shows no certificate, as during attestation.
     pub(super) own: Option<X509Svid>,
     pub(super) clock: Clock,
+    /// Whether the server takes HTTP/2 pings.
+    pub(super) pings: bool,
 }
 
 /// Why there is no connection.
@@ -74,6 +84,8 @@ pub(super) enum ConnectError {
         #[source]
         source: NotTheServer,
     },
+    #[error("`{addr}` did not answer in time")]
+    Silent { addr: SocketAddr },
     #[error("could not set up TLS")]
     Tls(#[source] rustls::Error),
     #[error("the server did not answer in time")]
@@ -96,6 +108,7 @@ impl Dialer {
 
     fn lazily(self, once: bool) -> Channel {
         let used = Arc::new(AtomicBool::new(false));
+        let pings = self.pings;
         let dialer = Arc::new(self);
         let connector = tower::service_fn(move |_uri| {
             let (dialer, used) = (Arc::clone(&dialer), Arc::clone(&used));
@@ -110,7 +123,13 @@ impl Dialer {
             }
         });
         // Servers of SPIRE do not look at the authority, and certificates name none.
-        Endpoint::from_static("https://spire-server").connect_with_connector_lazy(connector)
+        let mut endpoint = Endpoint::from_static("https://spire-server");
+        if pings {
+            endpoint = endpoint
+                .http2_keep_alive_interval(PING_INTERVAL)
+                .keep_alive_timeout(PING_DEADLINE);
+        }
+        endpoint.connect_with_connector_lazy(connector)
     }
 
     async fn connect(&self) -> Result<TlsStream<TcpStream>, ConnectError> {
@@ -121,8 +140,13 @@ impl Dialer {
             source,
         })?;
         let mut last = ConnectError::NoAddress { host: host.clone() };
+        let addresses: Vec<_> = addresses.take(MAX_ADDRESSES).collect();
+        // Each gets its part of the time: behind one that is silent stands one that answers.
+        let count = u32::try_from(addresses.len()).unwrap_or(u32::MAX).max(1);
+        let share = CONNECT_DEADLINE / count;
         for addr in addresses {
-            match self.connect_to(addr).await {
+            let connected = tokio::time::timeout(share, self.connect_to(addr)).await;
+            match connected.unwrap_or(Err(ConnectError::Silent { addr })) {
                 Ok(stream) => return Ok(stream),
                 Err(error) => last = error,
             }

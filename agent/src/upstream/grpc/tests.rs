@@ -326,7 +326,7 @@ async fn a_denial_of_the_identity_before_the_last_is_no_verdict_on_this_one() {
     let other = Server::new(target(&fake), Arc::clone(&credentials), Clock::system());
     let attempts = std::sync::atomic::AtomicUsize::new(0);
     let answer = server.call(|line| {
-        let is_first = attempts.fetch_add(1, std::sync::atomic::Ordering::Relaxed) == 0;
+        let is_first = attempts.fetch_add(1, Ordering::Relaxed) == 0;
         let (other, credentials) = (&other, &credentials);
         async move {
             // While the call is on its way, the agent renews and uses what it got.
