@@ -227,6 +227,7 @@ fn attestor(config: &Config, clock: &Clock) -> Attestor {
         target: Target {
             host: config.server.host.clone(),
             port: config.server.port,
+            more: config.more_servers.clone(),
             trust_domain: config.trust_domain.clone(),
         },
         trust_source: config.trust_source.clone(),

@@ -40,6 +40,8 @@ pub const DEFAULT_CACHE_SIZE: usize = 1000;
 pub struct Config {
     pub trust_domain: TrustDomain,
     pub server: ServerAddress,
+    /// Where else a server of the trust domain is, in the order in which they are tried.
+    pub more_servers: Vec<ServerAddress>,
     /// The folder of `agent-data.json`.
     pub data_dir: PathBuf,
     pub custody: CustodyConfig,

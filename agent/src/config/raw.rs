@@ -20,6 +20,7 @@ pub(super) struct File {
 #[serde(default)]
 pub(super) struct Signet {
     pub(super) socket_aliases: Vec<String>,
+    pub(super) server_addresses: Vec<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -15,6 +15,9 @@ use super::{
 };
 use crate::bootstrap::{BundleFormat, TrustSource, Url};
 
+/// More would leave none of them time to answer.
+const MAX_SERVERS: usize = 4;
+
 pub(super) fn read(
     file: raw::File,
     unknown: Vec<UnknownKey>,
@@ -36,6 +39,7 @@ pub(super) fn read(
         health: file.health_checks.read(&mut problems),
         prometheus: file.telemetry.read(&mut problems),
         aliases: file.signet.socket_aliases,
+        more_servers: file.signet.server_addresses,
     };
     apply(&mut agent, overrides);
     unbuilt::refuse(&agent, &mut problems);
@@ -50,11 +54,13 @@ struct Rest {
     health: Option<HealthConfig>,
     prometheus: Option<HostPort>,
     aliases: Vec<String>,
+    more_servers: Vec<String>,
 }
 
 fn assemble(agent: raw::Agent, rest: Rest, problems: &mut Problems) -> Option<Config> {
     let trust_domain = trust_domain(agent.trust_domain.as_deref(), problems);
     let server = server(agent.server_address.as_deref(), agent.server_port, problems);
+    let more_servers = more_servers(&rest.more_servers, server.as_ref(), problems);
     let trust_source = trust_source(&agent, problems);
     let join_token = join_token(
         agent.join_token.as_deref(),
@@ -69,6 +75,7 @@ fn assemble(agent: raw::Agent, rest: Rest, problems: &mut Problems) -> Option<Co
     Some(Config {
         trust_domain: trust_domain?,
         server: server?,
+        more_servers,
         data_dir: agent
             .data_dir
             .clone()
@@ -140,6 +147,38 @@ fn server(host: Option<&str>, port: Option<i64>, problems: &mut Problems) -> Opt
         host: host?.to_owned(),
         port: port?,
     })
+}
+
+/// Further servers: `host`, `host:port` or `[address]:port`, with the port of the first if they name none.
+fn more_servers(
+    written: &[String],
+    first: Option<&ServerAddress>,
+    problems: &mut Problems,
+) -> Vec<ServerAddress> {
+    let path = "signet.server_addresses";
+    if written.len() > MAX_SERVERS {
+        problems.add(path, format!("more than {MAX_SERVERS} servers"));
+    }
+    let usual = first.map_or(0, |first| first.port);
+    let mut servers = Vec::new();
+    for text in written.iter().take(MAX_SERVERS) {
+        let (host, port) = match text.rsplit_once(':') {
+            // An IPv6 address alone has colons of its own.
+            Some((host, port)) if !host.contains(':') || host.ends_with(']') => {
+                (host, port.parse().ok().filter(|port| *port != 0))
+            }
+            _ => (text.as_str(), Some(usual)),
+        };
+        let host = host.trim_matches(['[', ']']);
+        match port {
+            Some(port) if !host.is_empty() => servers.push(ServerAddress {
+                host: host.to_owned(),
+                port,
+            }),
+            _ => problems.add(path, format!("`{text}` is not `host` or `host:port`")),
+        }
+    }
+    servers
 }
 
 fn trust_source(agent: &raw::Agent, problems: &mut Problems) -> Option<TrustSource> {

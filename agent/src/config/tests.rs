@@ -276,6 +276,44 @@ fn aliases_of_the_socket_are_names_beside_it() {
     }
 }
 
+#[test]
+fn further_servers_have_the_port_of_the_first_unless_they_name_one() {
+    let text = |names: &str| {
+        AGENT.to_owned() + PLUGINS + &format!("signet {{ server_addresses = [{names}] }}")
+    };
+    let (config, _) = load(&text(
+        r#""b.example", "10.0.0.2:9000", "[::1]:9001", "::1""#,
+    ))
+    .unwrap();
+    let port = config.server.port;
+    let found: Vec<_> = config
+        .more_servers
+        .iter()
+        .map(|server| (server.host.as_str(), server.port))
+        .collect();
+    assert_eq!(
+        found,
+        [
+            ("b.example", port),
+            ("10.0.0.2", 9000),
+            ("::1", 9001),
+            ("::1", port)
+        ]
+    );
+    for names in [
+        r#""b:0""#,
+        r#""b:x""#,
+        r#""""#,
+        r#""a", "b", "c", "d", "e""#,
+    ] {
+        let error = refusal(&text(names));
+        assert!(
+            error.contains("`signet.server_addresses`"),
+            "{names}: {error}"
+        );
+    }
+}
+
 /// The example with the attestor `k8s` and these settings in place of `unix`.
 fn with_k8s(settings: &str) -> String {
     let (unix, k8s) = (

@@ -20,6 +20,7 @@ use tokio_rustls::client::TlsStream;
 use tonic::transport::{Channel, Endpoint};
 
 use super::verify::{Anchor, NotTheServer, Verifier};
+use crate::config::ServerAddress;
 
 /// How long a connection may take to be made.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
@@ -40,6 +41,8 @@ const MAX_ADDRESSES: usize = 8;
 pub struct Target {
     pub host: String,
     pub port: u16,
+    /// Where servers of the same trust domain are, for when that one does not answer.
+    pub more: Vec<ServerAddress>,
     pub trust_domain: TrustDomain,
 }
 
@@ -133,19 +136,42 @@ impl Dialer {
     }
 
     async fn connect(&self) -> Result<TlsStream<TcpStream>, ConnectError> {
-        let host = &self.target.host;
-        let resolved = lookup_host((host.as_str(), self.target.port)).await;
+        let host = self.target.host.as_str();
+        let more = self.target.more.iter();
+        let hosts: Vec<_> = std::iter::once((host, self.target.port))
+            .chain(more.map(|server| (server.host.as_str(), server.port)))
+            .collect();
+        // Each gets its part of the time: behind one that is silent stands one that answers.
+        let share = CONNECT_DEADLINE / u32::try_from(hosts.len()).unwrap_or(u32::MAX);
+        let mut last = ConnectError::Deadline;
+        for (host, port) in hosts {
+            match self.connect_to_host(host, port, share).await {
+                Ok(stream) => return Ok(stream),
+                Err(error) => last = error,
+            }
+        }
+        Err(last)
+    }
+
+    async fn connect_to_host(
+        &self,
+        host: &str,
+        port: u16,
+        time: Duration,
+    ) -> Result<TlsStream<TcpStream>, ConnectError> {
+        let resolved = tokio::time::timeout(time, lookup_host((host, port))).await;
+        let resolved = resolved.map_err(|_late| ConnectError::Deadline)?;
         let addresses = resolved.map_err(|source| ConnectError::Resolve {
-            host: host.clone(),
+            host: host.to_owned(),
             source,
         })?;
-        let mut last = ConnectError::NoAddress { host: host.clone() };
         let addresses: Vec<_> = addresses.take(MAX_ADDRESSES).collect();
-        // Each gets its part of the time: behind one that is silent stands one that answers.
-        let count = u32::try_from(addresses.len()).unwrap_or(u32::MAX).max(1);
-        let share = CONNECT_DEADLINE / count;
+        let share = time / u32::try_from(addresses.len()).unwrap_or(u32::MAX).max(1);
+        let mut last = ConnectError::NoAddress {
+            host: host.to_owned(),
+        };
         for addr in addresses {
-            let connected = tokio::time::timeout(share, self.connect_to(addr)).await;
+            let connected = tokio::time::timeout(share, self.connect_to(host, addr)).await;
             match connected.unwrap_or(Err(ConnectError::Silent { addr })) {
                 Ok(stream) => return Ok(stream),
                 Err(error) => last = error,
@@ -154,14 +180,18 @@ impl Dialer {
         Err(last)
     }
 
-    async fn connect_to(&self, addr: SocketAddr) -> Result<TlsStream<TcpStream>, ConnectError> {
+    async fn connect_to(
+        &self,
+        host: &str,
+        addr: SocketAddr,
+    ) -> Result<TlsStream<TcpStream>, ConnectError> {
         let tcp = |source| ConnectError::Tcp { addr, source };
         let stream = TcpStream::connect(addr).await.map_err(tcp)?;
         stream.set_nodelay(true).map_err(tcp)?;
         let unacknowledged = u32::try_from(UNACKNOWLEDGED.as_millis()).unwrap_or(u32::MAX);
         setsockopt(&stream, TcpUserTimeout, &unacknowledged).map_err(|errno| tcp(errno.into()))?;
         let connector = TlsConnector::from(Arc::new(self.tls().map_err(ConnectError::Tls)?));
-        let name = ServerName::try_from(self.target.host.clone())
+        let name = ServerName::try_from(host.to_owned())
             .unwrap_or_else(|_odd| ServerName::from(addr.ip()));
         connector
             .connect(name, stream)

@@ -5,6 +5,7 @@ use proto::spire::types;
 use super::fake::Fake;
 use super::*;
 use crate::bootstrap::Trust;
+use crate::config::ServerAddress;
 use crate::custody::{self, Custody, CustodyConfig};
 use crate::upstream::Denial;
 use crate::upstream::fake::{Ca, trust_domain};
@@ -16,6 +17,7 @@ fn target(fake: &Fake) -> Target {
     Target {
         host: "localhost".to_owned(),
         port: fake.addr.port(),
+        more: Vec::new(),
         trust_domain: trust_domain(),
     }
 }
@@ -362,6 +364,33 @@ async fn a_server_that_restarts_is_found_again() {
         server.post_status("1").await.unwrap();
         fake = fake.restart().await;
     }
+    server.post_status("1").await.unwrap();
+}
+
+#[tokio::test]
+async fn a_server_that_does_not_answer_is_passed_over_for_the_next_address() {
+    let fake = Fake::start();
+    fake.token("t");
+    let (own, bundle) = attested(&fake, trust_in(&fake.ca), "t").await.unwrap();
+    // One that refuses, and one that takes connections and says nothing.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let refusing = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let gone = refusing.local_addr().unwrap().port();
+    drop(refusing);
+    let address = |port| ServerAddress {
+        host: "127.0.0.1".to_owned(),
+        port,
+    };
+    let target = Target {
+        port: gone,
+        more: vec![
+            address(silent.local_addr().unwrap().port()),
+            address(fake.addr.port()),
+        ],
+        ..target(&fake)
+    };
+    let credentials = Arc::new(Credentials::new(own, Arc::new(bundle)));
+    let server = Server::new(target, credentials, Clock::system());
     server.post_status("1").await.unwrap();
 }
 
