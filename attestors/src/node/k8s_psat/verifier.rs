@@ -66,8 +66,7 @@ struct Known {
     labels: Labels,
     agent_id_by: AgentIdBy,
     api_server: ApiServer,
-    said_pods_are_forbidden: AtomicBool,
-    said_nodes_are_forbidden: AtomicBool,
+    said_it_may_not_read: AtomicBool,
 }
 
 /// What a review must say of any token, and does.
@@ -148,8 +147,7 @@ impl Known {
             },
             agent_id_by: cluster.agent_id_by,
             api_server: ApiServer::new(cluster.kube_config, cluster.limits),
-            said_pods_are_forbidden: AtomicBool::new(false),
-            said_nodes_are_forbidden: AtomicBool::new(false),
+            said_it_may_not_read: AtomicBool::new(false),
         }
     }
 
@@ -227,8 +225,7 @@ impl Known {
         let namespace = &bound.account.namespace;
         let needed = bound.node_name.is_none() || !self.labels.of_pod.is_empty();
         let pod = self.api_server.pod(namespace, &bound.pod_name).await;
-        let said = &self.said_pods_are_forbidden;
-        self.unless_forbidden(pod, needed, said)
+        self.unless_forbidden(pod, needed)
             .map_err(|source| VerifyError::Pod {
                 cluster: self.name.clone(),
                 source,
@@ -238,24 +235,22 @@ impl Known {
     async fn node(&self, bound: &Bound, name: &ObjectName) -> Result<Option<Node>, VerifyError> {
         let needed = bound.node_uid.is_none() || !self.labels.of_node.is_empty();
         let node = self.api_server.node(name).await;
-        let said = &self.said_nodes_are_forbidden;
-        self.unless_forbidden(node, needed, said)
+        self.unless_forbidden(node, needed)
             .map_err(|source| VerifyError::Node {
                 cluster: self.name.clone(),
                 source,
             })
     }
 
-    /// Does without an object that this server may not read, unless it needs it. Says so once.
+    /// Does without an object that this server may not read, unless it needs it. Says so once, whatever it is.
     fn unless_forbidden<T>(
         &self,
         read: Result<T, ApiError>,
         needed: bool,
-        said: &AtomicBool,
     ) -> Result<Option<T>, ApiError> {
         match read {
             Err(error @ ApiError::Forbidden) if !needed => {
-                if !said.swap(true, Ordering::Relaxed) {
+                if !self.said_it_may_not_read.swap(true, Ordering::Relaxed) {
                     warn!(
                         attestor = NAME,
                         k8s.cluster = %self.name,
