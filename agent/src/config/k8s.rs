@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use attestors::node::k8s_psat::KubeConfig;
 use attestors::workload::k8s::Options;
 use attestors::workload::k8s::kubelet::{
     Authentication, Endpoint, KubeletOptions, Secure, Verification,
@@ -103,6 +104,9 @@ pub(super) fn read(
             patience: pause.saturating_mul(attempts),
             disable_container_selectors: said.disable_container_selectors,
             ephemeral_containers: said.signet.ephemeral_containers,
+            namespace_labels: said
+                .enable_namespace_labels
+                .then_some(KubeConfig::InCluster),
         },
         kubelet: KubeletOptions {
             endpoint: Some(endpoint(said, node_name, plugin, problems)?),
@@ -136,11 +140,6 @@ fn refuse(said: &Said, plugin: &Plugin, problems: &mut Problems) {
             said.disable_kubelet_client,
             "disable_kubelet_client",
             "without the kubelet only the SPIFFE Broker API could work, which is not built",
-        ),
-        (
-            said.enable_namespace_labels,
-            "enable_namespace_labels",
-            "selectors of the namespace's labels are not built",
         ),
         (
             said.use_new_container_locator == Some(false),

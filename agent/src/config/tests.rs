@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use attestors::node::k8s_psat::KubeConfig;
 use attestors::workload::k8s::kubelet::{Authentication, Endpoint, Secure, Verification};
 
 use super::*;
@@ -337,6 +338,7 @@ fn the_attestor_of_pods_has_spires_defaults() {
     assert_eq!(options.node_name.as_deref(), Some("n1"));
     assert_eq!(options.patience, Duration::from_secs(30));
     assert!(!options.disable_container_selectors && !options.ephemeral_containers);
+    assert_eq!(options.namespace_labels, None);
     assert_eq!(kubelet.poll_retry_interval, Duration::from_millis(500));
     assert_eq!(kubelet.reload_interval, Duration::from_secs(60));
     let Some(Endpoint::Secure(secure)) = kubelet.endpoint else {
@@ -366,12 +368,13 @@ fn the_attestor_of_pods_has_spires_keys() {
         kubelet_secure_port = "10251" max_poll_attempts = 4 poll_retry_interval = "250ms"
         reload_interval = "2m" disable_container_selectors = true node_name = "n2"
         skip_kubelet_verification = true certificate_path = "c.pem" private_key_path = "k.pem"
-        use_new_container_locator = true node_name_env = "OTHER"
+        use_new_container_locator = true node_name_env = "OTHER" enable_namespace_labels = true
         signet { ephemeral_containers = true pods_api_socket = "" kubelet_address = "10.0.0.7" }
         "#);
     assert_eq!(options.node_name.as_deref(), Some("n2"));
     assert_eq!(options.patience, Duration::from_secs(1));
     assert!(options.disable_container_selectors && options.ephemeral_containers);
+    assert_eq!(options.namespace_labels, Some(KubeConfig::InCluster));
     assert_eq!(kubelet.reload_interval, Duration::from_secs(120));
     assert_eq!(kubelet.pods_api_socket, None);
     let Some(Endpoint::Secure(secure)) = kubelet.endpoint else {
@@ -416,7 +419,6 @@ fn what_the_attestor_of_pods_cannot_do_is_refused_by_name() {
             "experimental.api_server`",
         ),
         ("disable_kubelet_client = true", "disable_kubelet_client`"),
-        ("enable_namespace_labels = true", "enable_namespace_labels`"),
         (
             "use_new_container_locator = false",
             "use_new_container_locator`",

@@ -14,7 +14,7 @@ pub mod volumes;
 use std::sync::Arc;
 use std::time::Duration;
 
-use identity::selector::{SelectorError, Selectors};
+use identity::selector::{Selector, SelectorError, Selectors};
 use runtime::unix::Peer;
 use tokio::time::Instant;
 
@@ -24,9 +24,13 @@ use self::pod::Pod;
 use self::volumes::Volumes;
 use super::cgroup::{self, CgroupError, ContainerId, Place, PodUid, Viewpoint};
 use super::{Denial, Verdict};
+use crate::node::k8s_psat::{ApiError, ApiServer, FactsError, KubeConfig, Limits, ObjectName};
 
 /// The name of this attestor in configuration, and the kind of its selectors.
 pub const NAME: &str = "k8s";
+
+/// How long the API server may take to tell a namespace.
+const NAMESPACE_WITHIN: Duration = Duration::from_secs(4);
 
 /// What the agent's entries ask for. The agent implements it.
 pub trait Interest: Send + Sync {
@@ -46,6 +50,9 @@ pub struct Options {
     pub disable_container_selectors: bool,
     /// Ours: ephemeral containers are attested as others are, with `container-type:ephemeral`.
     pub ephemeral_containers: bool,
+    /// SPIRE's `enable_namespace_labels`: the API server that is asked for the labels of a pod's
+    /// namespace at each attestation.
+    pub namespace_labels: Option<KubeConfig>,
 }
 
 impl Options {
@@ -60,6 +67,7 @@ impl Default for Options {
             patience: kubelet::KubeletOptions::POLL_RETRY_INTERVAL * Self::MAX_POLL_ATTEMPTS,
             disable_container_selectors: false,
             ephemeral_containers: false,
+            namespace_labels: None,
         }
     }
 }
@@ -70,6 +78,7 @@ pub struct K8s {
     kubelet: Kubelet,
     viewpoint: Arc<Viewpoint>,
     rules: Arc<Rules>,
+    namespaces: Option<Arc<ApiServer>>,
     patience: Duration,
 }
 
@@ -83,8 +92,14 @@ impl K8s {
         kubelet: Kubelet,
         volumes: Arc<Volumes>,
     ) -> Self {
+        let limits = Limits {
+            within: NAMESPACE_WITHIN,
+            ..Limits::default()
+        };
+        let api_server = |config| Arc::new(ApiServer::new(config, limits));
         Self {
             kubelet,
+            namespaces: options.namespace_labels.map(api_server),
             viewpoint: Arc::new(viewpoint),
             rules: Arc::new(Rules {
                 node_name: options.node_name,
@@ -155,9 +170,13 @@ impl K8s {
         let deadline = called + self.patience;
         let mut snapshot = self.kubelet.snapshot().await?;
         let mut waits = None;
+        let mut labels = None;
         loop {
             let settled = match judge(&*snapshot, pod, container, &self.rules) {
-                Ok(Judgement::Attested(found)) => return Ok(Verdict::Attested(found)),
+                Ok(Judgement::Attested(found)) => {
+                    let found = self.with_namespace(found, &mut labels).await?;
+                    return Ok(Verdict::Attested(found));
+                }
                 Ok(Judgement::Denied(denial)) => return Ok(Verdict::Denied(denial)),
                 Ok(Judgement::Awaited { settled }) => settled,
                 Err(JudgeError::Lookup(PodLookupError::Ambiguous)) => {
@@ -175,9 +194,11 @@ impl K8s {
             let is_fresh = snapshot.age(now) <= now.duration_since(called);
             if let Some(settled) = settled
                 && is_fresh
-                && !interest.may_match(&settled)
             {
-                return Ok(Verdict::Attested(settled));
+                let settled = self.with_namespace(settled, &mut labels).await?;
+                if !interest.may_match(&settled) {
+                    return Ok(Verdict::Attested(settled));
+                }
             }
             waits.get_or_insert_with(|| self.kubelet.awaited());
             let newer = self.kubelet.newer_than(snapshot.version);
@@ -186,6 +207,35 @@ impl K8s {
                 Err(_) => return Err(K8sError::NotReported(self.patience)),
             };
         }
+    }
+}
+
+impl K8s {
+    /// Adds the labels of the pod's namespace, where they are wanted. They are asked for once for a
+    /// call. Without an answer nothing is known, since entries may hang on them.
+    async fn with_namespace(
+        &self,
+        found: Selectors,
+        labels: &mut Option<Vec<Selector>>,
+    ) -> Result<Selectors, K8sError> {
+        let Some(api_server) = &self.namespaces else {
+            return Ok(found);
+        };
+        let labels = match labels {
+            Some(labels) => labels,
+            None => {
+                // What is found of a pod has its namespace among it.
+                let name = found
+                    .iter()
+                    .find_map(|found| found.value().strip_prefix("ns:"))
+                    .unwrap_or_default();
+                let name = ObjectName::parse(name).map_err(K8sError::Namespace)?;
+                let namespace = api_server.namespace(&name).await;
+                let namespace = namespace.map_err(K8sError::ApiServer)?;
+                labels.insert(selectors::of_namespace(&namespace)?)
+            }
+        };
+        Ok(found.iter().chain(labels.iter()).cloned().collect())
     }
 }
 
@@ -216,6 +266,12 @@ pub enum K8sError {
     /// The kubelet's answer has the pod, and cannot be read.
     #[error("could not look up the caller's pod")]
     Lookup(#[from] PodLookupError),
+    /// The labels of the pod's namespace are wanted, and were not told.
+    #[error("could not ask the API server for the labels of the pod's namespace")]
+    ApiServer(#[source] ApiError),
+    /// The namespace cannot be asked for.
+    #[error("the pod's namespace has no name of Kubernetes")]
+    Namespace(#[source] FactsError),
     /// What was found cannot be a selector.
     #[error(transparent)]
     Selector(#[from] SelectorError),
@@ -228,17 +284,19 @@ pub enum K8sError {
 }
 
 impl K8sError {
-    /// Whether nothing was learned of the caller because the kubelet could not be asked. That it was
+    /// Whether nothing was learned of the caller because the kubelet, or the API server, could not be asked. That it was
     /// asked and has not reported the container is an answer.
     #[must_use]
     pub fn is_unasked(&self) -> bool {
         match self {
-            Self::Kubelet(_) | Self::Lookup(PodLookupError::Stale(_)) | Self::Interrupted(_) => {
-                true
-            }
+            Self::Kubelet(_)
+            | Self::ApiServer(_)
+            | Self::Lookup(PodLookupError::Stale(_))
+            | Self::Interrupted(_) => true,
             Self::Read(_)
             | Self::Cgroup(_)
             | Self::Lookup(PodLookupError::Malformed(_) | PodLookupError::Ambiguous)
+            | Self::Namespace(_)
             | Self::Selector(_)
             | Self::NotReported(_) => false,
         }
@@ -252,6 +310,8 @@ impl K8sError {
             Self::Cgroup(error) => error.reason(),
             Self::Kubelet(error) => error.reason(),
             Self::Lookup(error) => error.reason(),
+            Self::ApiServer(error) => error.reason(),
+            Self::Namespace(error) => error.reason(),
             Self::Selector(error) => error.reason(),
             Self::NotReported(_) => "container_not_reported",
             Self::Interrupted(_) => "interrupted",

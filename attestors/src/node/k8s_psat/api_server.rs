@@ -17,7 +17,7 @@ use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout};
 
 use super::connect::{ConnectError, KubeConfig, connect};
-use super::facts::{FactsError, MAX_ANSWER_BYTES, Node, ObjectName, Pod, Review};
+use super::facts::{FactsError, MAX_ANSWER_BYTES, Namespace, Node, ObjectName, Pod, Review};
 use super::payload::ServiceAccountToken;
 
 /// How long a client is used before its configuration is read again.
@@ -122,6 +122,14 @@ impl ApiServer {
     pub async fn node(&self, name: &ObjectName) -> Result<Node, ApiError> {
         let path = format!("/api/v1/nodes/{name}");
         Ok(Node::from_json(
+            &self.ask(Method::GET, &path, Vec::new()).await?,
+        )?)
+    }
+
+    /// Reads a namespace.
+    pub async fn namespace(&self, name: &ObjectName) -> Result<Namespace, ApiError> {
+        let path = format!("/api/v1/namespaces/{name}");
+        Ok(Namespace::from_json(
             &self.ask(Method::GET, &path, Vec::new()).await?,
         )?)
     }

@@ -1,4 +1,4 @@
-//! What the API server says: the review of a token, a pod, a node.
+//! What the API server says: the review of a token, a pod, a node, a namespace.
 //!
 //! Pure parsers. Of the objects only what is used is read, so that another version of the API with
 //! other fields is no trouble.
@@ -253,6 +253,22 @@ impl Node {
         Ok(Self {
             uid: object.metadata.uid.unwrap_or_default(),
             labels: object.metadata.labels.unwrap_or_default(),
+        })
+    }
+}
+
+/// What is used of a namespace.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Namespace {
+    /// Its labels.
+    pub labels: BTreeMap<String, String>,
+}
+
+impl Namespace {
+    /// Parses a `Namespace`.
+    pub fn from_json(json: &[u8]) -> Result<Self, FactsError> {
+        Ok(Self {
+            labels: Node::from_json(json)?.labels,
         })
     }
 }

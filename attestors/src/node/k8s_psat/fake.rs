@@ -75,6 +75,7 @@ struct State {
     tokens: BTreeMap<String, FakeToken>,
     pods: BTreeMap<(String, String), FakePod>,
     nodes: BTreeMap<String, (String, BTreeMap<String, String>)>,
+    namespaces: BTreeMap<String, BTreeMap<String, String>>,
     forbidden: BTreeSet<&'static str>,
     fault: Option<Fault>,
     asked: Vec<String>,
@@ -138,6 +139,12 @@ impl FakeApiServer {
         self.state.lock().nodes.insert(name.to_owned(), node);
     }
 
+    /// Adds a namespace, or replaces the one of that name.
+    pub fn put_namespace(&self, name: &str, labels: &[(&str, &str)]) {
+        let labels = to_map(labels);
+        self.state.lock().namespaces.insert(name.to_owned(), labels);
+    }
+
     /// Removes a node.
     pub fn delete_node(&self, name: &str) {
         self.state.lock().nodes.remove(name);
@@ -185,7 +192,7 @@ impl FakeApiServer {
         self.state.lock().tokens.get(token).cloned()
     }
 
-    /// Forbids to read `pods`, `nodes`, or to create `tokenreviews`.
+    /// Forbids to read `pods`, `nodes`, `namespaces`, or to create `tokenreviews`.
     pub fn forbid(&self, resources: &[&'static str]) {
         self.state.lock().forbidden = resources.iter().copied().collect();
     }
@@ -259,6 +266,11 @@ impl FakeApiServer {
                 ("pods", state.pod(namespace, name))
             }
             (&Method::GET, ["api", "v1", "nodes", name]) => ("nodes", state.node(name)),
+            (&Method::GET, ["api", "v1", "namespaces", name]) => {
+                let labels = state.namespaces.get(*name);
+                let object = |labels| json!({ "metadata": { "name": name, "labels": labels } });
+                ("namespaces", labels.map(object))
+            }
             _ => ("", None),
         };
         if state.forbidden.contains(resource) {

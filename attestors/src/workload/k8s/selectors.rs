@@ -8,6 +8,7 @@ use identity::selector::{Selector, SelectorError};
 
 use super::NAME;
 use super::pod::{Container, ContainerKind, Pod};
+use crate::node::k8s_psat::Namespace;
 
 /// The names of selectors that are made of what is reported of containers.
 const REPORTED: [&str; 7] = [
@@ -87,6 +88,14 @@ pub(super) fn of_container(container: &Container) -> Result<Vec<Selector>, Selec
         found.push(Selector::new(NAME, "container-type:ephemeral")?);
     }
     Ok(found)
+}
+
+/// What SPIRE says of a pod's namespace where it is asked to.
+pub(super) fn of_namespace(namespace: &Namespace) -> Result<Vec<Selector>, SelectorError> {
+    let labels = namespace.labels.iter();
+    labels
+        .map(|(key, value)| Selector::new(NAME, &format!("ns-label:{key}:{value}")))
+        .collect()
 }
 
 /// By name and by digest. SPIRE gives both also where one is still empty.

@@ -17,6 +17,7 @@ use tempfile::TempDir;
 use super::kubelet::fake::{Answer, FakeKubelet, FakePod, FakePodsApi};
 use super::kubelet::{Endpoint, KubeletMetrics, KubeletOptions};
 use super::*;
+use crate::node::k8s_psat::fake::FakeApiServer;
 
 /// Entries that all callers are of interest to, or none.
 struct Entries(bool);
@@ -249,6 +250,37 @@ async fn a_list_that_is_older_than_the_call_proves_no_container_to_be_no_ephemer
     let debugger = ContainerId::parse(&"d".repeat(64)).unwrap();
     let found = k8s.find(Some(&uid), &debugger, &SATISFIED).await.unwrap();
     assert_eq!(found, Verdict::Denied(Denial::EphemeralContainer));
+}
+
+#[tokio::test]
+async fn the_labels_of_the_namespace_are_selectors_where_they_are_wanted_and_else_nothing_is_known()
+{
+    let bench = Bench::new();
+    let api = FakeApiServer::start(&bench.tasks, None).await.unwrap();
+    api.put_namespace("default", &[("team", "a"), ("empty", "")]);
+    let kubeconfig = bench.folder.path().join("kubeconfig");
+    api.write_kubeconfig(&kubeconfig, None).unwrap();
+    let options = Options {
+        namespace_labels: Some(KubeConfig::File(kubeconfig)),
+        ..Options::default()
+    };
+    let pod = FakePod::new(1);
+    for pods in [vec![pod.clone()], vec![pod.clone().waiting()]] {
+        let (_fake, k8s) = bench.listed(Answer::Pods(pods), options.clone()).await;
+        let found = find(&k8s, &pod, &SATISFIED).await.unwrap();
+        assert!(has(&found, "k8s:ns-label:team:a") && has(&found, "k8s:ns-label:empty:"));
+        assert_eq!(api.asked(), ["/api/v1/namespaces/default"]);
+        api.forbid(&["namespaces"]);
+        let error = find(&k8s, &pod, &SATISFIED).await.unwrap_err();
+        assert_eq!(error.reason(), "api_server_forbidden");
+        assert!(error.is_unasked());
+        api.forbid(&[]);
+        assert_eq!(api.asked().len(), 1);
+    }
+    let answer = Answer::Pods(vec![pod.clone()]);
+    let (_fake, k8s) = bench.listed(answer, Options::default()).await;
+    find(&k8s, &pod, &SATISFIED).await.unwrap();
+    assert_eq!(api.asked(), [""; 0]);
 }
 
 #[tokio::test]
