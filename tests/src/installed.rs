@@ -126,19 +126,38 @@ impl<'a> Installed<'a> {
 
     /// How often the containers of the agent's pod were started again.
     pub fn restarts(&self) -> u64 {
-        let pod = self
-            .cluster
-            .object("signet", "pod", &self.agent_pod())
-            .unwrap();
+        self.restarts_of("agent") + self.restarts_of("csi")
+    }
+
+    /// The same of one of them.
+    pub fn restarts_of(&self, container: &str) -> u64 {
+        let status = self.container_status(container);
+        status.pointer("/restartCount").unwrap().as_u64().unwrap()
+    }
+
+    /// The ID of a container of the agent's pod.
+    pub fn container(&self, name: &str) -> String {
+        let status = self.container_status(name);
+        let id = status.pointer("/containerID").unwrap().as_str().unwrap();
+        id.strip_prefix("containerd://").unwrap().to_owned()
+    }
+
+    fn container_status(&self, name: &str) -> Value {
+        let pod = self.agent_pod();
+        let pod = self.cluster.object("signet", "pod", &pod).unwrap();
         let containers = pod.pointer("/status/containerStatuses").unwrap();
-        let count = |container: &Value| {
-            container
-                .pointer("/restartCount")
-                .unwrap()
-                .as_u64()
-                .unwrap()
-        };
-        containers.as_array().unwrap().iter().map(count).sum()
+        let mut containers = containers.as_array().unwrap().iter();
+        let found = containers.find(|container| container["name"] == name);
+        found.unwrap().clone()
+    }
+
+    /// Ends the server's pod, or starts it.
+    pub fn scale_server(&self, replicas: u8) {
+        let replicas = format!("--replicas={replicas}");
+        let set = "statefulset/signet-server";
+        self.cluster.ctl(&["-n", "signet", "scale", set, &replicas]);
+        let words = ["-n", "signet", "rollout", "status", set, "--timeout=90s"];
+        self.cluster.ctl(&words);
     }
 
     /// What the programs of an object have logged.

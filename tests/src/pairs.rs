@@ -28,12 +28,18 @@ metadata: {{ name: pairs-server }}
 rules:
   - {{ apiGroups: [authentication.k8s.io], resources: [tokenreviews], verbs: [create] }}
   - {{ apiGroups: [\"\"], resources: [pods, nodes], verbs: [get] }}
+  - {{ apiGroups: [\"\"], resources: [configmaps], verbs: [get, patch] }}
+  - apiGroups: [admissionregistration.k8s.io]
+    resources: [validatingwebhookconfigurations, mutatingwebhookconfigurations]
+    verbs: [get, list, patch, watch]
+  - {{ apiGroups: [apiregistration.k8s.io], resources: [apiservices], verbs: [get, list, patch, watch] }}
 ---
 apiVersion: rbac.authorization.k8s.io/v1
 kind: ClusterRole
 metadata: {{ name: pairs-agent }}
 rules:
   - {{ apiGroups: [\"\"], resources: [nodes/pods], verbs: [get] }}
+  - {{ apiGroups: [\"\"], resources: [namespaces], verbs: [get, list, watch] }}
 {}{}",
             binding("server"),
             binding("agent")
@@ -87,26 +93,14 @@ pub fn cluster_name(agent: Make) -> String {
     format!("of-{}", word(agent))
 }
 
-fn indented(text: &str) -> String {
-    text.lines().map(|line| format!("    {line}\n")).collect()
-}
-
-pub fn bundle_map(server: Make, bundle: &str) -> String {
-    let name = server_name(server);
-    format!(
-        "
-apiVersion: v1
-kind: ConfigMap
-metadata: {{ name: {name}-bundle, namespace: {SPACE} }}
-data:
-  bundle.crt: |
-{}",
-        indented(bundle)
-    )
+/// The mark of what a server gives its bundle to, besides its map.
+pub fn label(server: Make) -> String {
+    format!("pairs.signet.test/{}", word(server))
 }
 
 pub fn server_pod(server: Make) -> String {
     let (name, image) = (server_name(server), image_of(server, "server"));
+    let label = label(server);
     let config = indented(&format!(
         r#"server {{
   trust_domain = "example.org"
@@ -126,10 +120,22 @@ plugins {{
       }}
     }}
   }}
+  Notifier "k8sbundle" {{
+    plugin_data {{
+      namespace = "{SPACE}"
+      config_map = "{name}-bundle"
+      webhook_label = "{label}"
+      api_service_label = "{label}"
+    }}
+  }}
 }}"#
     ));
     format!(
         "
+apiVersion: v1
+kind: ConfigMap
+metadata: {{ name: {name}-bundle, namespace: {SPACE} }}
+---
 apiVersion: v1
 kind: ConfigMap
 metadata: {{ name: {name}, namespace: {SPACE} }}
@@ -165,7 +171,13 @@ spec:
 
 pub fn agent_pod(server: Make, agent: Make) -> String {
     let (name, image) = (agent_name(server, agent), image_of(agent, "agent"));
-    let (server, of) = (server_name(server), cluster_name(agent));
+    let of = cluster_name(agent);
+    // Ours asks over the kubelet's own socket in one of its pairs, and over HTTPS as SPIRE's does in the other.
+    let pods_api = match server {
+        Signet => "pods-api",
+        Spire => "pods-api-of-older-nodes",
+    };
+    let server = server_name(server);
     let config = indented(&format!(
         r#"agent {{
   trust_domain = "example.org"
@@ -179,7 +191,7 @@ pub fn agent_pod(server: Make, agent: Make) -> String {
 plugins {{
   KeyManager "memory" {{ plugin_data {{}} }}
   NodeAttestor "k8s_psat" {{ plugin_data {{ cluster = "{of}" }} }}
-  WorkloadAttestor "k8s" {{ plugin_data {{ node_name_env = "MY_NODE_NAME" }} }}
+  WorkloadAttestor "k8s" {{ plugin_data {{ node_name_env = "MY_NODE_NAME" enable_namespace_labels = true }} }}
 }}
 health_checks {{ listener_enabled = true bind_address = "0.0.0.0" bind_port = "9982" live_path = "/live" ready_path = "/ready" }}"#
     ));
@@ -212,13 +224,33 @@ spec:
         - {{ name: data, mountPath: /run/data }}
         - {{ name: sockets, mountPath: /run/sockets }}
         - {{ name: tokens, mountPath: /var/run/secrets/tokens }}
+        - {{ name: pods-api, mountPath: /var/lib/kubelet/pods-api, readOnly: true }}
   volumes:
     - {{ name: config, configMap: {{ name: {name} }} }}
-    - {{ name: bundle, configMap: {{ name: {server}-bundle }} }}
+    - {{ name: bundle, configMap: {{ name: {server}-bundle, items: [{{ key: bundle.crt, path: bundle.crt }}] }} }}
     - {{ name: data, emptyDir: {{}} }}
     - {{ name: sockets, hostPath: {{ path: /run/spire/pairs/{name}, type: DirectoryOrCreate }} }}
+    - {{ name: pods-api, hostPath: {{ path: /var/lib/kubelet/{pods_api}, type: DirectoryOrCreate }} }}
     - name: tokens
       projected: {{ sources: [{{ serviceAccountToken: {{ path: spire-agent, audience: spire-server, expirationSeconds: 600 }} }}] }}
 "
     )
+}
+
+pub fn bundle_map(server: Make, bundle: &str) -> String {
+    let name = server_name(server);
+    format!(
+        "
+apiVersion: v1
+kind: ConfigMap
+metadata: {{ name: {name}-bundle, namespace: {SPACE} }}
+data:
+  bundle.crt: |
+{}",
+        indented(bundle)
+    )
+}
+
+fn indented(text: &str) -> String {
+    text.lines().map(|line| format!("    {line}\n")).collect()
 }

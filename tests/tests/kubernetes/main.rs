@@ -5,6 +5,7 @@
     reason = "what goes wrong here is the failure of the test that calls it"
 )]
 
+mod drivers;
 mod harness;
 mod identity;
 mod outage;

@@ -48,6 +48,83 @@ fn identities_keep_coming_through_restarts() {
     assert!(volumes(&cluster) < mounts, "a mount stays behind");
 }
 
+#[test]
+fn a_restart_of_the_driver_alone_leaves_volumes_where_they_are_and_new_pods_get_theirs() {
+    let Some(cluster) = Cluster::alone() else {
+        return;
+    };
+    let signet = Installed::on(&cluster);
+    let space = cluster.namespace("driver");
+    let id = signet.entry(space.name(), "web", &[]);
+    let mut mounts = Vec::new();
+    let mut start = |pod: &str| {
+        cluster.apply(&idle_pod(space.name(), pod, "web"));
+        signet.gets(space.name(), pod, &id);
+        let object = cluster.object(space.name(), "pod", pod).unwrap();
+        let uid = object.pointer("/metadata/uid").unwrap().as_str().unwrap();
+        mounts.push(format!("/pods/{uid}/volumes/kubernetes.io~csi/"));
+    };
+    start("before");
+    let (agent, driver) = (signet.restarts_of("agent"), signet.restarts_of("csi"));
+
+    let container = signet.container("csi");
+    let kill = [
+        "ctr", "-n", "k8s.io", "tasks", "kill", "--signal", "SIGKILL",
+    ];
+    let killed = [&kill[..], &[&container]].concat();
+    cluster.on_the_node(&killed).success();
+    let fetched = signet.fetch(space.name(), "before");
+    assert!(fetched.stdout.contains(&id), "{fetched:?}");
+    start("after");
+    eventually("the driver is a new one", || {
+        signet.restarts_of("csi") > driver
+    });
+    assert_eq!(signet.restarts_of("agent"), agent);
+    let counts = mounts.iter().map(|path| mounted(&cluster, path));
+    assert_eq!(counts.collect::<Vec<_>>(), [1, 1]);
+
+    // One that was mounted before is taken away by the new driver.
+    for pod in ["before", "after"] {
+        cluster.ctl(&["-n", space.name(), "delete", "pod", pod, "--timeout=60s"]);
+    }
+    let counts = mounts.iter().map(|path| mounted(&cluster, path));
+    assert_eq!(counts.collect::<Vec<_>>(), [0, 0]);
+}
+
+#[test]
+fn the_agent_and_the_driver_live_on_while_the_server_is_away() {
+    let Some(cluster) = Cluster::alone() else {
+        return;
+    };
+    let signet = Installed::on(&cluster);
+    let space = cluster.namespace("serverless");
+    let id = signet.entry(space.name(), "web", &[]);
+    cluster.apply(&idle_pod(space.name(), "before", "web"));
+    signet.gets(space.name(), "before", &id);
+    let restarts = signet.restarts();
+
+    signet.scale_server(0);
+    let down = now();
+    eventually("the agent's readiness tells it", || {
+        !signet.agent_is_ready()
+    });
+    while down.elapsed() < SERVER_OUTAGE {
+        let fetched = signet.fetch(space.name(), "before");
+        assert!(fetched.stdout.contains(&id), "{fetched:?}");
+    }
+    cluster.apply(&idle_pod(space.name(), "after", "web"));
+    signet.gets(space.name(), "after", &id);
+    assert!(!signet.agent_is_ready());
+    assert_eq!(signet.restarts(), restarts, "{}", signet.told());
+
+    signet.scale_server(1);
+    signet.wait();
+    assert_eq!(signet.restarts(), restarts, "{}", signet.told());
+    for pod in ["before", "after"] {
+        signet.gets(space.name(), pod, &id);
+    }
+}
+
 /// Real SPIRE loses the node in such an outage: the kubelet turns its token away, its liveness probe fails, the agent is
 /// killed and cannot attest again.
 #[test]
@@ -105,6 +182,9 @@ fn the_node_keeps_its_identities_while_the_api_server_is_down() {
 /// failing probes would need after that.
 const OUTAGE: Duration = Duration::from_secs(300);
 
+/// Longer than three failing liveness probes would need, which come each ten seconds.
+const SERVER_OUTAGE: Duration = Duration::from_secs(50);
+
 /// A pod that speaks in its log, so that it can be followed without the API server.
 fn talker(namespace: &str, name: &str) -> String {
     let agent = "spire-agent api";
@@ -156,11 +236,15 @@ impl Talker {
 
 /// How many folders of sockets are mounted for pods on the node.
 fn volumes(cluster: &Cluster) -> usize {
+    mounted(cluster, "/volumes/kubernetes.io~csi/")
+}
+
+/// How many mounts of the node have this in their paths.
+fn mounted(cluster: &Cluster, path: &str) -> usize {
     let mounts = cluster
         .on_the_node(&["cat", "/proc/self/mountinfo"])
         .success();
-    let ours = |line: &&str| line.contains("/volumes/kubernetes.io~csi/");
-    mounts.lines().filter(ours).count()
+    mounts.lines().filter(|line| line.contains(path)).count()
 }
 
 #[expect(clippy::disallowed_methods, reason = "an outage lasts in real time")]

@@ -100,6 +100,11 @@ fn every_verb_of_our_roles_is_needed_and_there_is_no_other() {
             (right.worked)(&signet)
         });
     }
+    // Another attestation says no second time what is amiss with all.
+    forget_the_agent(&signet);
+    eventually("the agent has attested again", || signet.agent_is_ready());
+    let log = signet.log("statefulset/signet-server");
+    assert_eq!(log.matches("May not read pods or nodes").count(), 1);
     // Its socket is back with the kubelet's next start.
     cluster.kill(Daemon::Kubelet);
     cluster.start(Daemon::Kubelet);
