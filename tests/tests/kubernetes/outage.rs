@@ -62,7 +62,10 @@ fn a_restart_of_the_driver_alone_leaves_volumes_where_they_are_and_new_pods_get_
         signet.gets(space.name(), pod, &id);
         let object = cluster.object(space.name(), "pod", pod).unwrap();
         let uid = object.pointer("/metadata/uid").unwrap().as_str().unwrap();
-        mounts.push(format!("/pods/{uid}/volumes/kubernetes.io~csi/"));
+        // The harness shows the node's folders at a second path too.
+        mounts.push(format!(
+            " /var/lib/kubelet/pods/{uid}/volumes/kubernetes.io~csi/"
+        ));
     };
     start("before");
     let (agent, driver) = (signet.restarts_of("agent"), signet.restarts_of("csi"));
