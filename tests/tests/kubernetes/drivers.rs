@@ -1,9 +1,8 @@
 //! The storage driver of the SPIFFE project, which existing clusters have, before our agent.
 
 use tests::cluster::{Cluster, image};
+use tests::installed::{Installed, SIGNET, idle_pod};
 use tests::peers;
-
-use crate::installed::{Installed, SIGNET, idle_pod};
 
 const SPACE: &str = "spiffe-csi";
 

@@ -7,8 +7,8 @@ use serde_json::Value;
 use tests::cluster::{BUSYBOX, Cluster, NODE};
 use tests::process::eventually;
 
-use tests::pairs::SPACE;
 use tests::installed::CLIENT;
+use tests::pairs::SPACE;
 
 /// Containers from which agents are called. They go with the namespace, but for the static pod.
 pub(super) struct Callers<'a> {
