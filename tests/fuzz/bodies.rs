@@ -24,7 +24,7 @@ use identity::x509::{Certificate, Csr, Purpose, check_leaf, check_peer_leaf, ver
 use runtime::authority::AuthorityFilter;
 use server::store::Backup;
 use workload_api::client::Endpoint;
-use workload_api::fake::replay;
+use workload_api::fake::{replay, replay_delta};
 use workload_api::source::{Bundles, Update};
 
 mod hpack;
@@ -183,28 +183,63 @@ pub(crate) fn cgroup(data: &[u8]) {
     }
 }
 
-/// Requests of one Envoy, each with its length in two bytes before it.
+/// Requests of one Envoy for the state of the world.
 pub(crate) fn sds_requests(data: &[u8]) {
+    if let Some(answers) = replay(&length_prefixed(data), &bundle_alone()) {
+        let nonces: BTreeSet<_> = answers.iter().map(|a| &a.nonce).collect();
+        assert_eq!(nonces.len(), answers.len());
+        // Envoy rejects an answer without secrets.
+        assert!(answers.iter().all(|answer| !answer.secrets.is_empty()));
+        assert!(answers.iter().all(|answer| answer.removed.is_empty()));
+    }
+}
+
+/// Requests of one Envoy for what has changed.
+pub(crate) fn delta_requests(data: &[u8]) {
+    let requests = length_prefixed(data);
+    let Some(answers) = replay_delta(&requests, &bundle_alone()) else {
+        return;
+    };
+    let nonces: BTreeSet<_> = answers.iter().map(|a| &a.nonce).collect();
+    assert_eq!(nonces.len(), answers.len());
+    // Nothing changes, so each request is answered once at most.
+    assert!(answers.len() <= requests.len());
+    for answer in &answers {
+        let sent: BTreeSet<_> = answer.secrets.iter().map(|(name, _)| name).collect();
+        assert_eq!(sent.len(), answer.secrets.len());
+        assert!(answer.removed.iter().all(|name| !sent.contains(name)));
+        // There is a bundle, and no identity.
+        let bundle = |name: &str| ["ROOTCA", "ALL", "spiffe://example.org"].contains(&name);
+        assert!(answer.secrets.iter().all(|(name, _)| bundle(name)));
+        assert!(
+            answer
+                .removed
+                .iter()
+                .all(|name| !name.is_empty() && !bundle(name))
+        );
+    }
+}
+
+/// Texts, each with its length in two bytes before it.
+fn length_prefixed(data: &[u8]) -> Vec<&[u8]> {
     let mut rest = data;
-    let requests = std::iter::from_fn(|| {
+    let texts = std::iter::from_fn(|| {
         let (length, next) = rest.split_first_chunk::<2>()?;
         let length = usize::from(u16::from_be_bytes(*length)).min(next.len());
-        let (request, next) = next.split_at(length);
+        let (text, next) = next.split_at(length);
         rest = next;
-        Some(request)
+        Some(text)
     });
-    let requests: Vec<_> = requests.collect();
+    texts.collect()
+}
+
+/// What a workload without identity sees.
+fn bundle_alone() -> Arc<Update> {
     let authority = include_bytes!("corpus/x509_leaf/authority");
     let authority = Certificate::parse(authority).expect("a certificate");
     let own = Bundle::from_certificates(trust_domain(), [authority]);
     let bundles = Bundles::new(Arc::new(own), BTreeMap::new());
-    let update = Arc::new(Update::new(Vec::new(), Arc::new(bundles)));
-    if let Some(answers) = replay(&requests, &update) {
-        let nonces: BTreeSet<_> = answers.iter().map(|a| &a.nonce).collect();
-        assert_eq!(nonces.len(), answers.len());
-        // Envoy rejects an answer without secrets.
-        assert!(answers.iter().all(|answer| answer.secrets > 0));
-    }
+    Arc::new(Update::new(Vec::new(), Arc::new(bundles)))
 }
 
 pub(crate) fn endpoint(data: &[u8]) {

@@ -1,5 +1,6 @@
 //! Envoy as a workload: it takes its certificate and its trust from the agent's socket, over SDS.
 
+use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::os::unix::process::CommandExt;
@@ -29,13 +30,49 @@ pub enum Facing {
     Client { to: u16, validates: bool },
 }
 
+/// How an Envoy asks the agent for its secrets.
+#[derive(Clone, Debug)]
+pub struct Sds {
+    pub dialect: Dialect,
+    /// The name of its trust.
+    pub bundle: &'static str,
+    /// The one SPIFFE ID that it accepts: the static part of a combined validation context.
+    pub accepts: Option<&'static str>,
+    /// The names of further secrets, each for a cluster that is never called, in both dialects.
+    pub more: Vec<String>,
+}
+
+/// What Envoy calls the two ways to ask.
+#[derive(Clone, Copy, Debug)]
+pub enum Dialect {
+    World,
+    Delta,
+}
+
+impl Default for Sds {
+    fn default() -> Self {
+        Self {
+            dialect: Dialect::World,
+            bundle: "ROOTCA",
+            accepts: None,
+            more: Vec::new(),
+        }
+    }
+}
+
 impl Envoy {
     /// Starts Envoy as the user `uid`, with its secrets from the agent.
     pub fn start(binary: &Path, agent: &Agent, uid: u32, facing: Facing) -> Self {
+        Self::start_with(binary, agent, uid, facing, &Sds::default())
+    }
+
+    /// The same, asking in this way.
+    pub fn start_with(binary: &Path, agent: &Agent, uid: u32, facing: Facing, sds: &Sds) -> Self {
         let (port, admin) = (free_port(), free_port());
         let folder = agent.folder();
         let config = folder.join(format!("envoy-{port}.json"));
-        std::fs::write(&config, config_of(agent, port, admin, facing).to_string()).unwrap();
+        let text = config_of(agent, (port, admin), facing, sds).to_string();
+        std::fs::write(&config, text).unwrap();
         let mut command = Command::new(binary);
         command.arg("-c").arg(&config);
         command.args([
@@ -77,6 +114,18 @@ impl Envoy {
         })
     }
 
+    /// The counters whose name contains `text`, by name.
+    pub fn counters(&self, text: &str) -> BTreeMap<String, u64> {
+        let answer = self.admin("/stats?usedonly&type=Counters");
+        let lines = answer.lines().filter(|line| line.contains(text));
+        lines
+            .filter_map(|line| {
+                let (name, count) = line.rsplit_once(": ")?;
+                Some((name.to_owned(), count.trim().parse().ok()?))
+            })
+            .collect()
+    }
+
     /// Sends one request and returns the status code; `None` if the connection failed.
     pub fn request(&self) -> Option<u16> {
         get(self.port, "/")?.split(' ').nth(1)?.parse().ok()
@@ -105,7 +154,7 @@ fn get(port: u16, path: &str) -> Option<String> {
     Some(String::from_utf8_lossy(&answer).into_owned())
 }
 
-fn config_of(agent: &Agent, port: u16, admin: u16, facing: Facing) -> Value {
+fn config_of(agent: &Agent, (port, admin): (u16, u16), facing: Facing, sds: &Sds) -> Value {
     let mut listener = json!({
         "name": "in",
         "address": address(port),
@@ -115,13 +164,18 @@ fn config_of(agent: &Agent, port: u16, admin: u16, facing: Facing) -> Value {
         }]}],
     });
     let mut clusters = vec![sds_cluster(agent)];
+    for (number, name) in sds.more.iter().enumerate() {
+        for dialect in [Dialect::World, Dialect::Delta] {
+            clusters.push(idle_cluster(number, name, dialect));
+        }
+    }
     match facing {
         Facing::Server => listener["filter_chains"][0]["transport_socket"] = json!({
             "name": "envoy.transport_sockets.tls",
             "typed_config": {
                 "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext",
                 "require_client_certificate": true,
-                "common_tls_context": tls(true),
+                "common_tls_context": tls(true, sds),
             },
         }),
         Facing::Client { to, validates } => clusters.push(json!({
@@ -140,7 +194,7 @@ fn config_of(agent: &Agent, port: u16, admin: u16, facing: Facing) -> Value {
                 "name": "envoy.transport_sockets.tls",
                 "typed_config": {
                     "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext",
-                    "common_tls_context": tls(validates),
+                    "common_tls_context": tls(validates, sds),
                 },
             },
         })),
@@ -180,23 +234,56 @@ fn http_manager(facing: Facing) -> Value {
     })
 }
 
-fn tls(validates: bool) -> Value {
-    let mut context = json!({ "tls_certificate_sds_secret_configs": [secret("default")] });
-    if validates {
-        context["validation_context_sds_secret_config"] = secret("ROOTCA");
+fn tls(validates: bool, sds: &Sds) -> Value {
+    let mut context =
+        json!({ "tls_certificate_sds_secret_configs": [secret("default", sds.dialect)] });
+    if !validates {
+        return context;
+    }
+    let bundle = secret(sds.bundle, sds.dialect);
+    if let Some(id) = sds.accepts {
+        context["combined_validation_context"] = json!({
+            "default_validation_context": {
+                "match_typed_subject_alt_names": [{ "san_type": "URI", "matcher": { "exact": id } }],
+            },
+            "validation_context_sds_secret_config": bundle,
+        });
+    } else {
+        context["validation_context_sds_secret_config"] = bundle;
     }
     context
 }
 
-fn secret(name: &str) -> Value {
+fn secret(name: &str, dialect: Dialect) -> Value {
     json!({
         "name": name,
         "sds_config": {
             "resource_api_version": "V3",
             "api_config_source": {
-                "api_type": "GRPC",
+                "api_type": match dialect {
+                    Dialect::World => "GRPC",
+                    Dialect::Delta => "DELTA_GRPC",
+                },
                 "transport_api_version": "V3",
                 "grpc_services": [{ "envoy_grpc": { "cluster_name": "agent" } }],
+            },
+        },
+    })
+}
+
+/// A cluster that nothing is sent to. Its Envoy starts without the secret if there is none.
+fn idle_cluster(number: usize, name: &str, dialect: Dialect) -> Value {
+    let cluster = format!("idle-{number}-{dialect:?}");
+    let mut certificate = secret(name, dialect);
+    certificate["sds_config"]["initial_fetch_timeout"] = json!("2s");
+    json!({
+        "name": cluster,
+        "load_assignment": { "cluster_name": cluster, "endpoints": [{ "lb_endpoints": [{ "endpoint": { "address": address(9) } }] }] },
+        "transport_socket": {
+            "name": "envoy.transport_sockets.tls",
+            "typed_config": {
+                "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext",
+                "common_tls_context": { "tls_certificate_sds_secret_configs": [certificate] },
             },
         },
     })

@@ -23,6 +23,7 @@ const TARGETS: &[(&str, Body)] = &[
     ("authority_filter", bodies::authority_filter),
     ("cgroup", bodies::cgroup),
     ("sds_requests", bodies::sds_requests),
+    ("delta_requests", bodies::delta_requests),
     ("endpoint", bodies::endpoint),
     ("agent_state", bodies::agent_state),
     ("backup", bodies::backup),

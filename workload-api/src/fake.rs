@@ -11,7 +11,7 @@ use runtime::unix::Peer;
 use tokio::sync::watch;
 
 #[doc(hidden)]
-pub use crate::sds::{Replayed, replay};
+pub use crate::sds::{Replayed, replay, replay_delta};
 use crate::source::{
     AttestError, Bundles, Identity, IdentitySource, JwtFetchError, JwtGrant, Subscription, Update,
 };

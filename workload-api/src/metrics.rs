@@ -14,6 +14,8 @@ pub struct Metrics {
     calls: Family<Call, Counter>,
     open: Family<Rpc, Gauge>,
     refusals: Family<Refused, Counter>,
+    secrets: Family<Call, Counter>,
+    rejections: Family<Call, Counter>,
 }
 
 impl Metrics {
@@ -35,6 +37,16 @@ impl Metrics {
             "Calls refused, or streams ended, by reason",
             metrics.refusals.clone(),
         );
+        registry.register(
+            "workload_secrets",
+            "Secrets sent to proxies",
+            metrics.secrets.clone(),
+        );
+        registry.register(
+            "workload_secret_rejections",
+            "Responses with secrets that a proxy rejected",
+            metrics.rejections.clone(),
+        );
         metrics
     }
 
@@ -49,6 +61,15 @@ impl Metrics {
     pub(crate) fn refused(&self, method: Method, reason: &'static str) {
         let labels = Refused { method, reason };
         self.refusals.get_or_create(&labels).inc();
+    }
+
+    pub(crate) fn secrets_sent(&self, method: Method, count: usize) {
+        let count = u64::try_from(count).unwrap_or(u64::MAX);
+        self.secrets.get_or_create(&Call { method }).inc_by(count);
+    }
+
+    pub(crate) fn secrets_rejected(&self, method: Method) {
+        self.rejections.get_or_create(&Call { method }).inc();
     }
 }
 

@@ -33,8 +33,10 @@ pub(crate) enum Refusal {
     Claim,
     #[error("workload is not authorized for the requested identities [{0}]")]
     NotAuthorized(String),
-    #[error("a request may name at most {0} resources")]
-    TooManyNames(usize),
+    #[error("at most {0} resources may be named, by {1} bytes in all")]
+    TooManyNames(usize, usize),
+    #[error("the type of the resources is not known")]
+    UnknownType,
     #[error("the agent is shutting down")]
     ShuttingDown,
     #[error("fetching WIT-SVIDs is not implemented")]
@@ -43,8 +45,6 @@ pub(crate) enum Refusal {
     NoWitBundles,
     #[error("unknown method")]
     NoSuchMethod,
-    #[error("incremental secret discovery is not implemented")]
-    NoDelta,
 }
 
 impl Refusal {
@@ -60,7 +60,8 @@ impl Refusal {
             | Self::Jwt(_)
             | Self::Claim
             | Self::NotAuthorized(_)
-            | Self::TooManyNames(_) => Code::InvalidArgument,
+            | Self::TooManyNames(..)
+            | Self::UnknownType => Code::InvalidArgument,
             // Workload Endpoint 6: running, but not able to answer; the caller may come again.
             Self::NoPeer | Self::Attest(_) | Self::JwtFetch(_) | Self::ShuttingDown => {
                 Code::Unavailable
@@ -68,9 +69,7 @@ impl Refusal {
             // Workload API 5.2.1, 5.2.2, 6.2.1, 6.2.2: nothing to give.
             Self::NoIdentity => Code::PermissionDenied,
             // Workload API 7: without the profile, every RPC of it is unimplemented.
-            Self::NoWitSvids | Self::NoWitBundles | Self::NoSuchMethod | Self::NoDelta => {
-                Code::Unimplemented
-            }
+            Self::NoWitSvids | Self::NoWitBundles | Self::NoSuchMethod => Code::Unimplemented,
         }
     }
 
@@ -88,11 +87,10 @@ impl Refusal {
             Self::Jwt(error) => error.reason(),
             Self::Claim => "claim_not_a_value",
             Self::NotAuthorized(_) => "not_authorized",
-            Self::TooManyNames(_) => "too_many_names",
+            Self::TooManyNames(..) => "too_many_names",
+            Self::UnknownType => "unknown_type",
             Self::ShuttingDown => "shutting_down",
-            Self::NoWitSvids | Self::NoWitBundles | Self::NoSuchMethod | Self::NoDelta => {
-                "not_implemented"
-            }
+            Self::NoWitSvids | Self::NoWitBundles | Self::NoSuchMethod => "not_implemented",
         }
     }
 }

@@ -100,22 +100,22 @@ impl Pki {
         let params = authority(&self.trust_domain);
         let intermediate = params.signed_by(&key, &self.issuer).unwrap();
         let rest = vec![Certificate::parse(intermediate.der()).unwrap()];
-        Arc::new(Identity {
-            entry_id: EntryId::parse(entry).unwrap(),
-            hint: None,
-            created_at: SystemTime::UNIX_EPOCH,
-            svid: self.signed(path, &Issuer::new(params, key), rest),
-        })
+        Arc::new(Identity::new(
+            EntryId::parse(entry).unwrap(),
+            None,
+            SystemTime::UNIX_EPOCH,
+            self.signed(path, &Issuer::new(params, key), rest),
+        ))
     }
 
     /// An identity whose entry was created at that second.
     pub(crate) fn identity(&self, entry: &str, path: &str, hint: &str, age: u64) -> Arc<Identity> {
-        Arc::new(Identity {
-            entry_id: EntryId::parse(entry).unwrap(),
-            hint: (!hint.is_empty()).then(|| Hint::parse(hint).unwrap()),
-            created_at: SystemTime::UNIX_EPOCH + Duration::from_secs(age),
-            svid: self.svid(path),
-        })
+        Arc::new(Identity::new(
+            EntryId::parse(entry).unwrap(),
+            (!hint.is_empty()).then(|| Hint::parse(hint).unwrap()),
+            SystemTime::UNIX_EPOCH + Duration::from_secs(age),
+            self.svid(path),
+        ))
     }
 
     /// A token with these claims beside `sub`, `aud`, `iat` and `exp`, valid for an hour at `now`.

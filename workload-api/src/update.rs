@@ -16,6 +16,7 @@ use identity::trust_domain::TrustDomain;
 use identity::x509::X509Svid;
 
 use crate::encode;
+use crate::sds::{CertificateCell, ContextCells, Secret};
 
 /// Everything that a caller may have: the whole state, never a delta.
 pub struct Update {
@@ -79,6 +80,32 @@ pub struct Identity {
     pub created_at: SystemTime,
     /// The X509-SVID with its key.
     pub svid: X509Svid,
+    certificate: CertificateCell,
+}
+
+impl Identity {
+    /// What an entry grants. The encoding for proxies is made when the first one asks, and then
+    /// shared by all that see this identity, for as long as it is the same.
+    #[must_use]
+    pub fn new(
+        entry_id: EntryId,
+        hint: Option<Hint>,
+        created_at: SystemTime,
+        svid: X509Svid,
+    ) -> Self {
+        Self {
+            entry_id,
+            hint,
+            created_at,
+            svid,
+            certificate: CertificateCell::default(),
+        }
+    }
+
+    /// The certificate as Envoy takes it.
+    pub(crate) fn tls_certificate(&self) -> &Secret {
+        self.certificate.of(&self.svid)
+    }
 }
 
 /// The own bundle, and those of other trust domains that a caller's entries federate with.
@@ -87,6 +114,7 @@ pub struct Bundles {
     federated: BTreeMap<TrustDomain, Arc<Bundle>>,
     x509: OnceLock<Bytes>,
     jwt: OnceLock<Bytes>,
+    contexts: ContextCells,
 }
 
 impl Bundles {
@@ -94,6 +122,7 @@ impl Bundles {
     #[must_use]
     pub fn new(own: Arc<Bundle>, federated: BTreeMap<TrustDomain, Arc<Bundle>>) -> Self {
         Self {
+            contexts: ContextCells::new(1 + federated.len()),
             own,
             federated,
             x509: OnceLock::new(),
@@ -122,6 +151,11 @@ impl Bundles {
             return Some(&self.own);
         }
         self.federated.get(trust_domain)
+    }
+
+    /// The bundles as Envoy takes them, in the order of [`Bundles::iter`].
+    pub(crate) fn contexts(&self) -> &ContextCells {
+        &self.contexts
     }
 
     /// The message of `FetchX509Bundles`.

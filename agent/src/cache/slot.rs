@@ -231,12 +231,12 @@ impl Slot {
         now: SystemTime,
     ) {
         let Signed { svid, schedule } = signed;
-        let identity = Arc::new(Identity {
-            entry_id: self.entry.id.clone(),
-            hint: self.entry.hint.clone(),
-            created_at: self.entry.created_at,
+        let identity = Arc::new(Identity::new(
+            self.entry.id.clone(),
+            self.entry.hint.clone(),
+            self.entry.created_at,
             svid,
-        });
+        ));
         self.served = Some(Served {
             identity,
             schedule,

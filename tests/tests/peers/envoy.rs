@@ -1,12 +1,16 @@
 //! Two Envoys of one domain, and one of another.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use serde_json::{Value, json};
 use tests::domain::{Agent, Domain, Plan};
-use tests::envoy::{Envoy, Facing, program_for_others};
+use tests::envoy::{Dialect, Envoy, Facing, Sds, program_for_others};
 use tests::process::eventually;
 use tests::programs::Make::Signet;
 
 const SERVER_UID: u32 = 12_001;
 const CLIENT_UID: u32 = 12_002;
+const STRANGER_UID: u32 = 12_003;
 
 // The certificate is back-dated by ten seconds, so this lifetime is renewed about every five.
 fn plan() -> Plan {
@@ -100,5 +104,174 @@ fn an_envoy_refuses_a_certificate_of_another_trust_domain() {
         stats
             .lines()
             .any(|line| line.contains("fail_verify") && !line.trim_end().ends_with(" 0"))
+    });
+}
+
+#[test]
+fn the_rotation_of_one_of_fifty_secrets_reaches_an_envoy_alone() {
+    let domain = Plan::new(Signet).start();
+    let Some(binary) = program_for_others(domain.folder()) else {
+        return;
+    };
+    let agent = domain.agent(Signet);
+    let file = domain.folder().join("entries.json");
+    let entry = |path: &str, uid: u32, ttl: u32| {
+        json!({
+            "parent_id": agent.id,
+            "spiffe_id": format!("spiffe://example.org/{path}"),
+            "selectors": [{ "type": "unix", "value": format!("uid:{uid}") }],
+            "x509_svid_ttl": ttl,
+        })
+    };
+    // The certificate is back-dated by ten seconds: the first one is renewed about every five.
+    let mut entries: Vec<Value> = (0..50)
+        .map(|number| {
+            let ttl = if number == 0 { 20 } else { 3600 };
+            entry(&format!("number-{number:02}"), CLIENT_UID, ttl)
+        })
+        .collect();
+    entries.push(entry("somebody-else", SERVER_UID, 3600));
+    std::fs::write(&file, json!({ "entries": entries }).to_string()).unwrap();
+    domain
+        .cli(&["entry", "create", "-data", &file.display().to_string()])
+        .success();
+
+    let mut more: Vec<_> = (0..50)
+        .map(|number| format!("spiffe://example.org/number-{number:02}"))
+        .collect();
+    more.push("spiffe://example.org/somebody-else".to_owned());
+    more.push("file-cert:/etc/certs/cert-chain.pem~/etc/certs/key.pem".to_owned());
+    let sds = Sds {
+        more,
+        ..Sds::default()
+    };
+    let envoy = Envoy::start_with(&binary, &agent, CLIENT_UID, Facing::Server, &sds);
+
+    // Both dialects count under the name of the secret.
+    let updates = || envoy.counters(".update_success");
+    let of = |updates: &std::collections::BTreeMap<String, u64>, number: usize| {
+        let name = format!("number-{number:02}.update_success");
+        let found = updates.iter().find(|(counter, _)| counter.ends_with(&name));
+        found.map_or(0, |(_, count)| *count)
+    };
+    eventually("all fifty are there, and the first was renewed", || {
+        let updates = updates();
+        (1..50).all(|number| of(&updates, number) >= 2) && of(&updates, 0) >= 6
+    });
+    let updates = updates();
+    for number in 1..50 {
+        assert_eq!(of(&updates, number), 2, "{number}: {updates:?}");
+    }
+    let certificates = envoy.admin("/certs");
+    assert!(certificates.contains("spiffe://example.org/number-07"));
+    assert!(!certificates.contains("somebody-else"));
+}
+
+fn federate(domain: &Domain, with: &Domain) {
+    let file = domain.folder().join("foreign.json");
+    let bundle = with.cli(&["bundle", "show", "-format", "spiffe"]);
+    std::fs::write(&file, bundle.success()).unwrap();
+    let id = format!("spiffe://{}", with.plan.trust_domain);
+    let path = file.display().to_string();
+    domain
+        .cli(&[
+            "bundle", "set", "-id", &id, "-path", &path, "-format", "spiffe",
+        ])
+        .success();
+}
+
+#[test]
+fn envoys_of_federated_domains_talk_by_delta_through_a_restart_of_the_agent() {
+    let (domain, other) = (plan().start(), plan().trust_domain("other.test").start());
+    let Some(binary) = program_for_others(domain.folder()) else {
+        return;
+    };
+    federate(&domain, &other);
+    federate(&other, &domain);
+    let (mut agent, other_agent) = (domain.agent(Signet), other.agent(Signet));
+    let entry = |domain: &Domain, agent: &Agent, path: &str, uid: u32, with: &str| {
+        domain.entry(
+            agent,
+            path,
+            &format!("unix:uid:{uid}"),
+            &["-federatesWith", with],
+        );
+    };
+    entry(
+        &domain,
+        &agent,
+        "/server",
+        SERVER_UID,
+        "spiffe://other.test",
+    );
+    entry(
+        &other,
+        &other_agent,
+        "/client",
+        CLIENT_UID,
+        "spiffe://example.org",
+    );
+    entry(
+        &other,
+        &other_agent,
+        "/stranger",
+        STRANGER_UID,
+        "spiffe://example.org",
+    );
+
+    let sds = |accepts: &'static str| Sds {
+        dialect: Dialect::Delta,
+        bundle: "ALL",
+        accepts: Some(accepts),
+        ..Sds::default()
+    };
+    let accepts = sds("spiffe://other.test/client");
+    let server = Envoy::start_with(&binary, &agent, SERVER_UID, Facing::Server, &accepts);
+    let facing = Facing::Client {
+        to: server.port,
+        validates: true,
+    };
+    let accepts = sds("spiffe://example.org/server");
+    let start = |uid| Envoy::start_with(&binary, &other_agent, uid, facing, &accepts);
+    let (mut client, stranger) = (start(CLIENT_UID), start(STRANGER_UID));
+    eventually("the first request goes through", || {
+        client.request() == Some(200)
+    });
+    let seen = client.process.line("request 200");
+    assert!(seen.contains("to=spiffe://example.org/server"), "{seen}");
+
+    let trust = |envoy: &Envoy| envoy.counters("sds.ALL.update_success");
+    let before = trust(&server);
+    assert_eq!(before.values().sum::<u64>(), 1, "{before:?}");
+    let (serial, over) = (server.serial(), AtomicBool::new(false));
+    std::thread::scope(|threads| {
+        let traffic = threads.spawn(|| {
+            let mut answers = Vec::new();
+            while !over.load(Ordering::SeqCst) {
+                answers.push(client.request());
+            }
+            answers
+        });
+        agent.restart();
+        eventually("the server has a new certificate", || {
+            server.serial() != serial
+        });
+        let fresh = server.serial();
+        eventually("and another one", || server.serial() != fresh);
+        over.store(true, Ordering::SeqCst);
+        let answers = traffic.join().unwrap();
+        let failed = answers
+            .iter()
+            .filter(|answer| **answer != Some(200))
+            .count();
+        assert_eq!(failed, 0, "of {} requests", answers.len());
+    });
+    // It was told on the new stream what the Envoy has, so it sent what it had not.
+    assert_eq!(trust(&server), before);
+
+    // The bundle vouches for the stranger, and the static part of the context does not.
+    eventually("the server refuses the stranger by its name", || {
+        assert_ne!(stranger.request(), Some(200));
+        !server.counters("ssl.fail_verify_san").is_empty()
     });
 }

@@ -1,35 +1,47 @@
-//! One stream of secrets, as a state machine.
+//! What both dialects of secret discovery share.
 //!
-//! Pure: requests and updates come in, responses and remarks go out. The driver moves bytes.
-//!
-//! A name that stands for nothing does not end the stream, as it does in SPIRE: it is left pending,
-//! the others are answered, and it is answered when it appears. A response is never empty, because
-//! Envoy rejects an empty one; so a withdrawn secret is simply not renewed.
+//! A stream is a pure machine: requests and updates come in, responses and remarks go out. The driver
+//! moves bytes. `world` answers with all that was asked for, `delta` with what has changed.
 
 use std::sync::Arc;
 
+use bytes::Bytes;
+
 use super::node::NodeTraits;
-use super::resources::{self, Names, Resource};
+use super::resources::{Catalog, Resource, SECRET_TYPE};
+use crate::metrics::Method;
 use crate::options::SdsOptions;
 use crate::source::Update;
+use crate::status::Refusal;
 
-/// What an Envoy asks for, or says about the last response.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Request {
-    pub(crate) names: Names,
-    pub(crate) type_url: String,
-    pub(crate) version: String,
-    pub(crate) nonce: String,
-    /// Told in the first request; later ones may leave it out.
-    pub(crate) node: Option<NodeTraits>,
-    /// Why the last response was rejected.
-    pub(crate) error: Option<String>,
+/// Nobody has a name of a type as long as this.
+const MAX_TYPE_URL: usize = 256;
+
+/// Of what an Envoy says of a rejection, so much is kept.
+const MAX_ERROR: usize = 256;
+
+/// One way to ask for secrets.
+pub(crate) trait Dialect: Sized + Send + 'static {
+    const METHOD: Method;
+    /// A request on the wire.
+    type Message: prost::Message + Default + 'static;
+    /// A request that was read.
+    type Request: TryFrom<Self::Message, Error = Refusal>;
+
+    /// A stream that was just opened.
+    fn open(desk: Desk) -> Self;
+
+    /// Takes what has happened; an error ends the stream. At most one response comes of it.
+    fn apply(&mut self, event: Event<Self::Request>) -> Result<Vec<Action>, Refusal>;
+
+    /// Writes a response.
+    fn encode(response: &Response) -> Bytes;
 }
 
 /// What happens to a stream.
 #[derive(Clone, Debug)]
-pub(crate) enum Event {
-    Requested(Request),
+pub(crate) enum Event<R> {
+    Requested(R),
     Updated(Arc<Update>),
 }
 
@@ -40,13 +52,15 @@ pub(crate) enum Action {
     Remark(Remark),
 }
 
-/// The whole requested set, never a part of it.
+/// An answer.
 #[derive(Clone, Debug)]
 pub(crate) struct Response {
     pub(crate) version: String,
     pub(crate) nonce: String,
-    pub(crate) type_url: String,
+    pub(crate) type_url: Arc<str>,
     pub(crate) resources: Vec<Resource>,
+    /// The names of what there is no more, or never was. The state of the world has no place for it.
+    pub(crate) removed: Vec<String>,
 }
 
 /// Something for the log.
@@ -55,141 +69,101 @@ pub(crate) enum Remark {
     /// The request answers an older response, and another one to the newer is on its way.
     StaleNonce,
     /// The response was rejected. It is not sent again before something changes.
-    Rejected { error: Option<String> },
+    Rejected {
+        error: String,
+        /// How many rejections there were since the last acknowledgement.
+        times: u32,
+    },
     /// These names stand for nothing now; none of them, if all have appeared.
     Pending { names: Vec<String> },
 }
 
-/// The state of one stream.
+/// What a stream knows, however it is asked.
 #[derive(Debug)]
-pub(crate) struct Machine {
+pub(crate) struct Desk {
     options: Arc<SdsOptions>,
-    version: u64,
-    next_nonce: u32,
     node: NodeTraits,
-    asked: Option<Asked>,
+    type_url: Arc<str>,
     update: Option<Arc<Update>>,
-    pending: Vec<String>,
-    sent: Option<Sent>,
+    updates: u64,
+    next_nonce: u32,
+    rejections: u32,
 }
 
-#[derive(Debug)]
-struct Asked {
-    names: Names,
-    type_url: String,
-}
-
-#[derive(Debug)]
-struct Sent {
-    version: String,
-    nonce: String,
-    resources: Vec<Resource>,
-}
-
-impl Machine {
-    /// A stream that was just opened. Nonces count up from an arbitrary one, so that a nonce of an
-    /// earlier stream is not taken for one of this.
+impl Desk {
+    /// Nonces count up from an arbitrary one, so that a nonce of an earlier stream is not taken for
+    /// one of this.
     pub(crate) fn new(options: Arc<SdsOptions>, first_nonce: u32) -> Self {
         Self {
             options,
-            version: 0,
-            next_nonce: first_nonce,
             node: NodeTraits::default(),
-            asked: None,
+            type_url: Arc::from(SECRET_TYPE),
             update: None,
-            pending: Vec::new(),
-            sent: None,
+            updates: 0,
+            next_nonce: first_nonce,
+            rejections: 0,
         }
     }
 
-    pub(crate) fn apply(&mut self, event: Event) -> Vec<Action> {
-        match event {
-            Event::Requested(request) => self.requested(request),
-            Event::Updated(update) => self.updated(update),
+    /// Remembers who asks, and for what. An Envoy may tell its node in its first request alone.
+    pub(crate) fn greet(
+        &mut self,
+        node: Option<NodeTraits>,
+        type_url: &str,
+    ) -> Result<(), Refusal> {
+        if type_url.len() > MAX_TYPE_URL {
+            return Err(Refusal::UnknownType);
         }
+        if type_url != &*self.type_url {
+            self.type_url = Arc::from(type_url);
+        }
+        self.node = node.unwrap_or(self.node);
+        Ok(())
     }
 
-    fn requested(&mut self, request: Request) -> Vec<Action> {
-        let mut actions = Vec::new();
-        if let Some(sent) = &self.sent {
-            // After the first response every request answers one, and only the newest counts.
-            if request.nonce != sent.nonce {
-                return vec![Action::Remark(Remark::StaleNonce)];
-            }
-            if request.version != sent.version || request.error.is_some() {
-                actions.push(Action::Remark(Remark::Rejected {
-                    error: request.error,
-                }));
-            }
-        }
-        let node = request.node.unwrap_or(self.node);
-        let changed = node != self.node
-            || self
-                .asked
-                .as_ref()
-                .is_none_or(|asked| asked.names != request.names);
-        self.node = node;
-        self.asked = Some(Asked {
-            names: request.names,
-            type_url: request.type_url,
-        });
-        // Neither an acknowledgement nor a rejection is a reason to send the same again.
-        if changed {
-            self.answer(Repeat::Yes, &mut actions);
-        }
-        actions
+    pub(crate) fn node(&self) -> NodeTraits {
+        self.node
     }
 
-    fn updated(&mut self, update: Arc<Update>) -> Vec<Action> {
-        let mut actions = Vec::new();
-        self.version += 1;
+    pub(crate) fn updated(&mut self, update: Arc<Update>) {
+        self.updates += 1;
         self.update = Some(update);
-        self.answer(Repeat::No, &mut actions);
-        actions
     }
 
-    /// Answers the last request with the last update, as soon as there are both.
-    fn answer(&mut self, repeat: Repeat, actions: &mut Vec<Action>) {
-        let (Some(asked), Some(update)) = (&self.asked, &self.update) else {
-            return;
+    /// What there is; `None` before the first update.
+    pub(crate) fn catalog(&self) -> Option<Catalog<'_>> {
+        Some(Catalog {
+            update: self.update.as_deref()?,
+            options: &self.options,
+            validator: (self.node).validator(self.options.disable_spiffe_cert_validation),
+        })
+    }
+
+    /// The answer to `error`, if the Envoy has one, and to none otherwise.
+    pub(crate) fn judged(&mut self, error: Option<String>) -> Option<Remark> {
+        let Some(mut error) = error else {
+            self.rejections = 0;
+            return None;
         };
-        let validator = self
-            .node
-            .validator(self.options.disable_spiffe_cert_validation);
-        let found = resources::find(&asked.names, update, &self.options, validator);
-        if found.pending != self.pending {
-            self.pending.clone_from(&found.pending);
-            actions.push(Action::Remark(Remark::Pending {
-                names: found.pending,
-            }));
-        }
-        let last = self.sent.as_ref().map(|sent| &sent.resources);
-        let told = repeat == Repeat::No && last == Some(&found.resources);
-        if found.resources.is_empty() || told {
-            return;
-        }
-        let sent = Sent {
-            version: self.version.to_string(),
-            nonce: format!("{:08x}", self.next_nonce),
-            resources: found.resources,
-        };
+        let end = error.floor_char_boundary(MAX_ERROR);
+        error.truncate(end);
+        self.rejections = self.rejections.saturating_add(1);
+        Some(Remark::Rejected {
+            error,
+            times: self.rejections,
+        })
+    }
+
+    /// A response with a new nonce.
+    pub(crate) fn response(&mut self, resources: Vec<Resource>, removed: Vec<String>) -> Response {
+        let nonce = format!("{:08x}", self.next_nonce);
         self.next_nonce = self.next_nonce.wrapping_add(1);
-        actions.push(Action::Send(Response {
-            version: sent.version.clone(),
-            nonce: sent.nonce.clone(),
-            type_url: asked.type_url.clone(),
-            resources: sent.resources.clone(),
-        }));
-        self.sent = Some(sent);
+        Response {
+            version: self.updates.to_string(),
+            nonce,
+            type_url: Arc::clone(&self.type_url),
+            resources,
+            removed,
+        }
     }
 }
-
-/// Whether an answer may be the same as the one before it.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Repeat {
-    Yes,
-    No,
-}
-
-#[cfg(test)]
-mod tests;

@@ -1,7 +1,8 @@
 //! What an Envoy says about itself, as far as it changes the answer.
 
-use envoy_types::pb::envoy::config::core::v3::{Node, node::UserAgentVersionType};
 use envoy_types::pb::google::protobuf::value::Kind;
+
+use super::request::Node;
 
 /// The key in a node's metadata that overrules our setting.
 const DISABLE_KEY: &str = "disable_spiffe_cert_validation";
@@ -58,42 +59,27 @@ fn flag(kind: &Kind) -> Option<bool> {
 
 /// Envoy has the SPIFFE validator since 1.18. A node that names no version is taken for a new one.
 fn is_too_old(node: &Node) -> bool {
-    let Some(UserAgentVersionType::UserAgentBuildVersion(build)) = &node.user_agent_version_type
-    else {
-        return false;
-    };
-    build
-        .version
-        .as_ref()
-        .is_some_and(|version| (version.major_number, version.minor_number) < (1, 18))
+    let version = node.build.and_then(|build| build.version);
+    version.is_some_and(|version| (version.major, version.minor) < (1, 18))
 }
 
 #[cfg(test)]
 mod tests {
-    use envoy_types::pb::envoy::config::core::v3::BuildVersion;
-    use envoy_types::pb::envoy::r#type::v3::SemanticVersion;
     use envoy_types::pb::google::protobuf::{Struct, Value};
 
     use super::*;
+    use crate::sds::request::{Build, BuildVersion};
 
     fn node(version: Option<(u32, u32)>, disable: Option<Kind>) -> Node {
         let metadata = disable.map(|kind| Struct {
             fields: [(DISABLE_KEY.to_owned(), Value { kind: Some(kind) })].into(),
         });
-        let version = version.map(|(major_number, minor_number)| {
-            UserAgentVersionType::UserAgentBuildVersion(BuildVersion {
-                version: Some(SemanticVersion {
-                    major_number,
-                    minor_number,
-                    patch: 0,
-                }),
-                metadata: None,
-            })
-        });
+        let version = version.map(|(major, minor)| BuildVersion { major, minor });
         Node {
             metadata,
-            user_agent_version_type: version,
-            ..Node::default()
+            build: version.map(|version| Build {
+                version: Some(version),
+            }),
         }
     }
 

@@ -1,58 +1,90 @@
 //! What the names of a request stand for.
+//!
+//! A lookup sees one [`Update`], the caller's own. So whatever a name says, the answer is a secret of
+//! the caller or nothing.
 
-use std::collections::BTreeSet;
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet};
 
-use bytes::Bytes;
-use envoy_types::pb::envoy::config::core::v3::data_source::Specifier;
-use envoy_types::pb::envoy::config::core::v3::{DataSource, TypedExtensionConfig};
-use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::{
-    CertificateValidationContext, Secret, SpiffeCertValidatorConfig, TlsCertificate, secret::Type,
-    spiffe_cert_validator_config::TrustDomain as ValidatorTrustDomain,
-};
-use envoy_types::pb::google::protobuf::Any;
-use identity::bundle::Bundle;
-use identity::x509::X509Svid;
-use prost::Message;
-use zeroize::{Zeroize, Zeroizing};
+use identity::spiffe_id::SpiffeId;
 
 use super::node::Validator;
+use super::secret::Secret;
 use crate::options::SdsOptions;
 use crate::source::Update;
+use crate::status::Refusal;
 
 /// The type of every resource here.
 pub(crate) const SECRET_TYPE: &str =
     "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret";
-const VALIDATOR_TYPE: &str =
-    "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.SPIFFECertValidatorConfig";
-const VALIDATOR_NAME: &str = "envoy.tls.cert_validator.spiffe";
 
-/// A secret under the name it was asked for, encoded. The bytes may hold a private key, and are
-/// wiped when the last user drops them.
-#[derive(Clone, Eq, PartialEq)]
+/// An Envoy asks for one name, or a few, on one stream.
+pub(crate) const MAX_NAMES: usize = 1024;
+
+/// What the names of one stream may take of memory, all together.
+pub(crate) const MAX_NAME_BYTES: usize = 128 * 1024;
+
+/// A secret under the name it was asked for.
+#[derive(Clone, Debug)]
 pub(crate) struct Resource {
     pub(crate) name: String,
-    pub(crate) secret: Bytes,
+    pub(crate) secret: Secret,
 }
 
-impl std::fmt::Debug for Resource {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Resource({}, <{} bytes>)", self.name, self.secret.len())
-    }
-}
-
-/// The names of a request. None at all stands for everything.
+/// The names that one stream asks for.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub(crate) struct Names(BTreeSet<String>);
+pub(crate) struct Names {
+    set: BTreeSet<String>,
+    bytes: usize, // INVARIANT: the length of all names, and at most MAX_NAME_BYTES.
+}
 
-impl FromIterator<String> for Names {
-    fn from_iter<I: IntoIterator<Item = String>>(names: I) -> Self {
-        Self(names.into_iter().filter(|name| !name.is_empty()).collect())
+impl Names {
+    /// Reads names. An empty one is no name.
+    pub(crate) fn read(names: impl IntoIterator<Item = String>) -> Result<Self, Refusal> {
+        let mut read = Self::default();
+        for name in names {
+            read.insert(name)?;
+        }
+        Ok(read)
+    }
+
+    /// Adds a name, as long as there is room for it.
+    pub(crate) fn insert(&mut self, name: String) -> Result<(), Refusal> {
+        if name.is_empty() || self.set.contains(&name) {
+            return Ok(());
+        }
+        let bytes = self.bytes + name.len();
+        if self.set.len() == MAX_NAMES || bytes > MAX_NAME_BYTES {
+            return Err(Refusal::TooManyNames(MAX_NAMES, MAX_NAME_BYTES));
+        }
+        self.bytes = bytes;
+        self.set.insert(name);
+        Ok(())
+    }
+
+    /// Takes a name out, and tells whether it was there.
+    pub(crate) fn remove(&mut self, name: &str) -> bool {
+        let there = self.set.remove(name);
+        if there {
+            self.bytes -= name.len();
+        }
+        there
+    }
+
+    pub(crate) fn contains(&self, name: &str) -> bool {
+        self.set.contains(name)
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.set.is_empty()
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &String> {
+        self.set.iter()
     }
 }
 
 /// What there is of the names that were asked for.
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Found {
     /// In the order of the names.
     pub(crate) resources: Vec<Resource>,
@@ -60,166 +92,83 @@ pub(crate) struct Found {
     pub(crate) pending: Vec<String>,
 }
 
-/// Looks every name up on its own, so that one identity may be asked for by several names at once.
-pub(crate) fn find(
-    names: &Names,
-    update: &Update,
-    options: &SdsOptions,
-    validator: Validator,
-) -> Found {
-    let lookup = Lookup {
-        update,
-        options,
-        validator,
-    };
-    let mut found = Found::default();
-    let everything;
-    let wanted = if names.0.is_empty() {
-        everything = lookup.everything();
-        &everything
-    } else {
-        &names.0
-    };
-    for name in wanted {
-        match lookup.secret(name) {
-            Some(kind) => found.resources.push(resource(name, kind)),
-            None => found.pending.push(name.clone()),
+/// All that a caller may ask for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Catalog<'a> {
+    pub(crate) update: &'a Update,
+    pub(crate) options: &'a SdsOptions,
+    pub(crate) validator: Validator,
+}
+
+impl Catalog<'_> {
+    /// Looks every name up on its own, so that one identity may be asked for by several names at
+    /// once. No names stand for everything.
+    pub(crate) fn find(&self, names: &Names) -> Found {
+        let mut found = Found::default();
+        if names.is_empty() {
+            let everything = self.everything().into_iter();
+            found.resources = everything
+                .map(|(name, secret)| Resource { name, secret })
+                .collect();
+            return found;
         }
+        for name in names.iter().cloned() {
+            match self.secret(&name) {
+                Some(secret) => found.resources.push(Resource { name, secret }),
+                None => found.pending.push(name),
+            }
+        }
+        found
     }
-    found
-}
 
-struct Lookup<'a> {
-    update: &'a Update,
-    options: &'a SdsOptions,
-    validator: Validator,
-}
-
-impl Lookup<'_> {
     /// Every identity and every bundle, each by its SPIFFE ID.
-    fn everything(&self) -> BTreeSet<String> {
-        let identities = self.update.identities().iter();
-        let bundles = self.update.bundles().iter();
-        identities
-            .map(|identity| identity.svid.id().to_string())
-            .chain(bundles.map(|bundle| bundle.trust_domain.id().to_string()))
-            .collect()
+    pub(crate) fn everything(&self) -> BTreeMap<String, Secret> {
+        let mut all = BTreeMap::new();
+        for identity in self.update.identities() {
+            // Of two entries with one SPIFFE ID it is the first, as when it is asked for by name.
+            all.entry(identity.svid.id().to_string())
+                .or_insert_with(|| identity.tls_certificate().clone());
+        }
+        let bundles = self.update.bundles();
+        for (place, bundle) in bundles.iter().enumerate() {
+            if let Some(context) = bundles.contexts().one(place, bundle, self.validator) {
+                all.insert(bundle.trust_domain.id().to_string(), context.clone());
+            }
+        }
+        all
     }
 
-    fn secret(&self, name: &str) -> Option<Type> {
-        let bundles = self.update.bundles();
+    /// What one name stands for. Names of other systems, such as `file-cert:` of Istio, stand for
+    /// nothing.
+    pub(crate) fn secret(&self, name: &str) -> Option<Secret> {
         let identities = self.update.identities();
         if name == self.options.default_svid_name
             && let Some(first) = identities.first()
         {
-            return Some(tls_certificate(&first.svid));
+            return Some(first.tls_certificate().clone());
         }
+        let bundles = self.update.bundles();
         if name == self.options.default_bundle_name {
-            return self.one(bundles.own());
+            let own = bundles.contexts().one(0, bundles.own(), self.validator);
+            return own.cloned();
         }
         if name == self.options.default_all_bundles_name {
-            return self.all();
+            // Plain authorities cannot be told apart by trust domain, so without the SPIFFE validator
+            // there is nothing that stands for all bundles: any of them would vouch for anybody.
+            return (self.validator == Validator::Spiffe)
+                .then(|| bundles.contexts().all(bundles.iter()).clone());
         }
-        let of_domain = |bundle: &&Arc<Bundle>| bundle.trust_domain.id().as_str() == name;
-        if let Some(bundle) = bundles.iter().find(of_domain) {
-            return self.one(bundle);
+        let id = SpiffeId::parse(name).ok()?;
+        if id.has_path() {
+            let identity = identities.iter().find(|identity| *identity.svid.id() == id);
+            return identity.map(|identity| identity.tls_certificate().clone());
         }
-        identities
-            .iter()
-            .find(|identity| identity.svid.id().as_str() == name)
-            .map(|identity| tls_certificate(&identity.svid))
-    }
-
-    /// `None` for a trust domain without any authority: Envoy refuses an empty validation context,
-    /// and to trust nobody there needs none.
-    fn one(&self, bundle: &Arc<Bundle>) -> Option<Type> {
-        let context = match self.validator {
-            _ if bundle.x509_authorities.is_empty() => return None,
-            Validator::TrustedCa => CertificateValidationContext {
-                trusted_ca: Some(inline(bundle.x509_pem().into_bytes())),
-                ..CertificateValidationContext::default()
-            },
-            Validator::Spiffe => spiffe_validator(std::iter::once(bundle)),
-        };
-        Some(Type::ValidationContext(context))
-    }
-
-    /// Plain authorities cannot be told apart by trust domain, so without the SPIFFE validator there
-    /// is nothing that stands for all bundles: any of them would vouch for anybody.
-    fn all(&self) -> Option<Type> {
-        (self.validator == Validator::Spiffe)
-            .then(|| Type::ValidationContext(spiffe_validator(self.update.bundles().iter())))
-    }
-}
-
-/// A validator with one bundle for each trust domain. One without any authority is left out: nobody
-/// there is trusted, and Envoy refuses a configuration with an empty bundle as a whole.
-fn spiffe_validator(
-    bundles: impl Iterator<Item = impl AsRef<Bundle>>,
-) -> CertificateValidationContext {
-    let mut trust_domains: Vec<_> = bundles
-        .map(|bundle| {
-            let bundle = bundle.as_ref();
-            (bundle.trust_domain.name().to_owned(), bundle.x509_pem())
-        })
-        .filter(|(_, pem)| !pem.is_empty())
-        .map(|(name, pem)| ValidatorTrustDomain {
-            name,
-            trust_bundle: Some(inline(pem.into_bytes())),
-            ..ValidatorTrustDomain::default()
-        })
-        .collect();
-    trust_domains.sort_by(|a, b| a.name.cmp(&b.name));
-    let config = SpiffeCertValidatorConfig {
-        trust_domains,
-        ..SpiffeCertValidatorConfig::default()
-    };
-    CertificateValidationContext {
-        custom_validator_config: Some(TypedExtensionConfig {
-            name: VALIDATOR_NAME.to_owned(),
-            typed_config: Some(Any {
-                type_url: VALIDATOR_TYPE.to_owned(),
-                value: config.encode_to_vec(),
-            }),
-        }),
-        ..CertificateValidationContext::default()
-    }
-}
-
-fn tls_certificate(svid: &X509Svid) -> Type {
-    Type::TlsCertificate(TlsCertificate {
-        certificate_chain: Some(inline(svid.chain_pem().into_bytes())),
-        private_key: Some(inline(svid.key().to_pkcs8_pem().as_bytes().to_vec())),
-        ..TlsCertificate::default()
-    })
-}
-
-fn inline(bytes: Vec<u8>) -> DataSource {
-    DataSource {
-        specifier: Some(Specifier::InlineBytes(bytes)),
-        ..DataSource::default()
-    }
-}
-
-fn resource(name: &str, kind: Type) -> Resource {
-    let mut secret = Secret {
-        name: name.to_owned(),
-        r#type: Some(kind),
-    };
-    let encoded = Bytes::from_owner(Zeroizing::new(secret.encode_to_vec()));
-    if let Some(Type::TlsCertificate(TlsCertificate {
-        private_key:
-            Some(DataSource {
-                specifier: Some(Specifier::InlineBytes(key)),
-                ..
-            }),
-        ..
-    })) = &mut secret.r#type
-    {
-        key.zeroize();
-    }
-    Resource {
-        name: name.to_owned(),
-        secret: encoded,
+        let mut known = bundles.iter().enumerate();
+        let (place, bundle) =
+            known.find(|(_, bundle)| bundle.trust_domain == *id.trust_domain())?;
+        bundles
+            .contexts()
+            .one(place, bundle, self.validator)
+            .cloned()
     }
 }

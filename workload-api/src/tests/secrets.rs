@@ -2,7 +2,7 @@
 
 use envoy_types::pb::envoy::config::core::v3::Node;
 use envoy_types::pb::envoy::service::discovery::v3::{
-    DeltaDiscoveryRequest, DiscoveryRequest, DiscoveryResponse,
+    DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse,
 };
 use envoy_types::pb::envoy::service::secret::v3::secret_discovery_service_client::SecretDiscoveryServiceClient;
 use tokio::sync::mpsc;
@@ -167,7 +167,7 @@ async fn shutdown_and_a_failed_attestation_are_unavailable() {
 }
 
 #[tokio::test]
-async fn a_single_fetch_has_no_version_and_refuses_unknown_names() {
+async fn a_single_fetch_has_no_version_and_refuses_names_that_stand_for_nothing() {
     let served = Served::start();
     served
         .source
@@ -177,7 +177,10 @@ async fn a_single_fetch_has_no_version_and_refuses_unknown_names() {
     let answer = answer.unwrap().into_inner();
     assert_eq!((answer.version_info, answer.nonce), Default::default());
     assert_eq!(answer.resources.len(), 2);
-    let status = client.fetch_secrets(asks(&["default", "x", "y"])).await;
+    // What there is of the names is answered; if that is nothing, it is an error.
+    let answer = client.fetch_secrets(asks(&["default", "x", "y"])).await;
+    assert_eq!(answer.unwrap().into_inner().resources.len(), 1);
+    let status = client.fetch_secrets(asks(&["x", "y"])).await;
     let status = status.unwrap_err();
     assert_eq!(status.code(), Code::InvalidArgument);
     assert_eq!(
@@ -186,10 +189,95 @@ async fn a_single_fetch_has_no_version_and_refuses_unknown_names() {
     );
 }
 
+/// Both directions of a stream of changes.
+struct Changes {
+    requests: mpsc::Sender<DeltaDiscoveryRequest>,
+    responses: Streaming<DeltaDiscoveryResponse>,
+}
+
+impl Changes {
+    async fn open(served: &Served, first: DeltaDiscoveryRequest) -> Self {
+        let (requests, stream) = mpsc::channel(4);
+        requests.send(first).await.unwrap();
+        let mut client = client(served).await;
+        let answer = client.delta_secrets(ReceiverStream::new(stream)).await;
+        Self {
+            requests,
+            responses: answer.unwrap().into_inner(),
+        }
+    }
+
+    async fn next(&mut self) -> DeltaDiscoveryResponse {
+        self.responses.message().await.unwrap().unwrap()
+    }
+}
+
+fn subscribes(names: &[String]) -> DeltaDiscoveryRequest {
+    DeltaDiscoveryRequest {
+        node: Some(Node::default()),
+        resource_names_subscribe: names.to_vec(),
+        type_url: SECRET_TYPE.to_owned(),
+        ..DeltaDiscoveryRequest::default()
+    }
+}
+
 #[tokio::test]
-async fn incremental_discovery_is_unimplemented() {
+async fn the_rotation_of_one_of_fifty_secrets_sends_one() {
     let served = Served::start();
-    let request = tokio_stream::once(DeltaDiscoveryRequest::default());
-    let status = client(&served).await.delta_secrets(request).await;
-    assert_eq!(status.unwrap_err().code(), Code::Unimplemented);
+    let identity = |number: usize| {
+        let path = format!("/{number:02}");
+        served.pki.identity(&number.to_string(), &path, "", 1)
+    };
+    let mut identities: Vec<_> = (0..50).map(identity).collect();
+    served.source.publish(identities.clone());
+    let names: Vec<_> = (identities.iter())
+        .map(|identity| identity.svid.id().to_string())
+        .collect();
+    let mut proxy = Changes::open(&served, subscribes(&names)).await;
+    let first = proxy.next().await;
+    assert_eq!(first.resources.len(), 50);
+    let acknowledgement = DeltaDiscoveryRequest {
+        response_nonce: first.nonce,
+        ..subscribes(&[])
+    };
+    proxy.requests.send(acknowledgement).await.unwrap();
+
+    identities[7] = identity(7);
+    served.source.publish(identities);
+    let second = proxy.next().await;
+    let [secret] = &second.resources[..] else {
+        panic!("{} secrets were sent", second.resources.len());
+    };
+    assert_eq!(secret.name, names[7]);
+    assert!(second.removed_resources.is_empty());
+
+    // A proxy that lost its connection is sent what it missed, and nothing else.
+    let has = first.resources.into_iter().map(|it| (it.name, it.version));
+    let comes_back = DeltaDiscoveryRequest {
+        initial_resource_versions: has.collect(),
+        ..subscribes(&names)
+    };
+    let again = Changes::open(&served, comes_back).await.next().await;
+    assert_eq!(again.resources, second.resources);
+}
+
+#[tokio::test]
+async fn incremental_discovery_tells_what_there_is_not_and_sends_the_rest() {
+    let served = Served::start();
+    served
+        .source
+        .publish(vec![served.pki.identity("a", "/only", "", 1)]);
+    let names = [
+        "file-cert:/etc/cert.pem",
+        "default",
+        "spiffe://example.org/other",
+    ];
+    let mut proxy = Changes::open(&served, subscribes(&names.map(str::to_owned))).await;
+    let answer = proxy.next().await;
+    assert_eq!(answer.resources.len(), 1);
+    assert_eq!(answer.removed_resources, [names[0], names[2]]);
+    assert_eq!(answer.type_url, SECRET_TYPE);
+    served.shut_down();
+    let status = proxy.responses.message().await.unwrap_err();
+    assert_eq!(status.code(), Code::Unavailable);
 }

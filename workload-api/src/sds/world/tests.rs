@@ -1,61 +1,35 @@
 //! What a stream of secrets answers, and what it must never do.
 
-use std::collections::BTreeMap;
-use std::sync::LazyLock;
+use std::sync::Arc;
 
-use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::{Secret, secret::Type};
-use identity::bundle::Bundle;
+use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::{
+    Secret as Message, secret::Type,
+};
 use proptest::prelude::*;
-use prost::Message;
+use prost::Message as _;
 
 use super::*;
-use crate::source::{Bundles, Identity};
-use crate::testing::Pki;
+use crate::options::SdsOptions;
+use crate::sds::fixture::{FIXTURE, NAMES, catalog, desk, names, one, responses, update, versions};
+use crate::sds::resources::{Resource, SECRET_TYPE};
 
-struct World {
-    own: Arc<Bundle>,
-    foreign: Arc<Bundle>,
-    identities: [Arc<Identity>; 3],
-    rotated: Arc<Identity>,
-}
+/// A stream that nothing ends.
+struct Machine(World);
 
-// Keys take a while to make, so all cases share them.
-static WORLD: LazyLock<World> = LazyLock::new(|| {
-    let pki = Pki::new("example.org");
-    World {
-        own: Arc::clone(&pki.bundle),
-        foreign: Arc::clone(&Pki::new("foreign.test").bundle),
-        identities: [
-            pki.identity("a", "/a", "", 1),
-            pki.identity("b", "/b", "", 1),
-            // Another entry for the same SPIFFE ID.
-            pki.identity("c", "/b", "", 1),
-        ],
-        rotated: pki.identity("a", "/a", "", 1),
+impl Machine {
+    fn apply(&mut self, event: Event<Request>) -> Vec<Action> {
+        self.0.apply(event).unwrap()
     }
-});
-
-/// The update with these identities: 0 to 2 as they are, 3 the rotated first one.
-fn update(identities: &[usize], federated: bool) -> Arc<Update> {
-    let identities = identities.iter().map(|&index| match index {
-        3 => Arc::clone(&WORLD.rotated),
-        other => Arc::clone(&WORLD.identities[other]),
-    });
-    let foreign = WORLD.foreign.trust_domain.clone();
-    let federated = federated.then(|| (foreign, Arc::clone(&WORLD.foreign)));
-    let federated: BTreeMap<_, _> = federated.into_iter().collect();
-    let bundles = Bundles::new(Arc::clone(&WORLD.own), federated);
-    Arc::new(Update::new(identities.collect(), Arc::new(bundles)))
 }
 
 fn machine() -> Machine {
-    Machine::new(Arc::new(SdsOptions::default()), 7)
+    Machine(World::open(desk()))
 }
 
 fn asks(names: &[&str]) -> Request {
     Request {
-        names: names.iter().map(ToString::to_string).collect(),
-        type_url: resources::SECRET_TYPE.to_owned(),
+        names: Names::read(names.iter().map(ToString::to_string)).unwrap(),
+        type_url: SECRET_TYPE.to_owned(),
         ..Request::default()
     }
 }
@@ -69,28 +43,8 @@ fn acknowledges(response: &Response, names: &[&str]) -> Request {
     }
 }
 
-fn responses(actions: Vec<Action>) -> Vec<Response> {
-    let sent = actions.into_iter().filter_map(|action| match action {
-        Action::Send(response) => Some(response),
-        Action::Remark(_) => None,
-    });
-    sent.collect()
-}
-
-fn one(actions: Vec<Action>) -> Response {
-    let mut sent = responses(actions);
-    assert_eq!(sent.len(), 1);
-    sent.remove(0)
-}
-
-fn names(response: &Response) -> Vec<&str> {
-    let resources = response.resources.iter();
-    resources.map(|resource| resource.name.as_str()).collect()
-}
-
 fn secret(resource: &Resource) -> Type {
-    let secret = Secret::decode(resource.secret.clone()).unwrap();
-    assert_eq!(secret.name, resource.name);
+    let secret = Message::decode(resource.secret.body()).unwrap();
     secret.r#type.unwrap()
 }
 
@@ -109,7 +63,7 @@ fn several_names_of_one_identity_are_all_answered() {
     assert_eq!(names(&response), wanted);
     assert_eq!(response.version, "1");
     assert_eq!(response.nonce, "00000007");
-    assert_eq!(response.type_url, resources::SECRET_TYPE);
+    assert_eq!(&*response.type_url, SECRET_TYPE);
 }
 
 #[test]
@@ -120,7 +74,7 @@ fn a_certificate_comes_with_its_chain_and_key() {
     let Type::TlsCertificate(certificate) = secret(&response.resources[0]) else {
         panic!("no certificate");
     };
-    let svid = &WORLD.identities[0].svid;
+    let svid = &FIXTURE.identities[0].svid;
     let chain = svid.chain_pem().into_bytes();
     let key = svid.key().to_pkcs8_pem().as_bytes().to_vec();
     assert_eq!(inline(certificate.certificate_chain), chain);
@@ -174,7 +128,7 @@ fn without_the_spiffe_validator_a_bundle_is_plain_and_all_bundles_are_not_to_be_
         disable_spiffe_cert_validation: true,
         ..SdsOptions::default()
     };
-    let mut machine = Machine::new(Arc::new(options), 0);
+    let mut machine = Machine(World::open(Desk::new(Arc::new(options), 0)));
     machine.apply(Event::Updated(update(&[0], true)));
     let response = one(machine.apply(Event::Requested(asks(&["ROOTCA", "ALL"]))));
     assert_eq!(names(&response), ["ROOTCA"]);
@@ -183,7 +137,7 @@ fn without_the_spiffe_validator_a_bundle_is_plain_and_all_bundles_are_not_to_be_
     };
     assert_eq!(
         inline(context.trusted_ca),
-        WORLD.own.x509_pem().into_bytes()
+        FIXTURE.own.x509_pem().into_bytes()
     );
     assert!(context.custom_validator_config.is_none());
 }
@@ -241,7 +195,7 @@ fn an_acknowledgement_is_not_answered_and_a_rotation_is_sent() {
     let second = one(machine.apply(Event::Updated(update(&[3], false))));
     assert_eq!(second.version, "2");
     assert_ne!(second.nonce, first.nonce);
-    assert_ne!(second.resources, first.resources);
+    assert_ne!(versions(&second), versions(&first));
 }
 
 #[test]
@@ -274,7 +228,7 @@ fn a_rejection_is_remarked_and_the_same_is_not_sent_again() {
     };
     let actions = machine.apply(Event::Requested(rejection));
     assert!(matches!(&actions[..],
-        [Action::Remark(Remark::Rejected { error: Some(error) })] if error == "bad key"));
+        [Action::Remark(Remark::Rejected { error, times: 1 })] if error == "bad key"));
     assert!(
         machine
             .apply(Event::Updated(update(&[0], false)))
@@ -309,7 +263,7 @@ fn a_request_that_answers_an_older_response_is_ignored() {
 
 #[test]
 fn the_node_of_the_first_request_is_remembered() {
-    use envoy_types::pb::envoy::config::core::v3::Node;
+    use crate::sds::request::Node;
     use envoy_types::pb::google::protobuf::{Struct, Value, value::Kind};
     let node = Node {
         metadata: Some(Struct {
@@ -332,7 +286,13 @@ fn the_node_of_the_first_request_is_remembered() {
     let first = one(machine.apply(Event::Requested(told)));
     let silent = acknowledges(&first, &["ROOTCA", "default"]);
     let second = one(machine.apply(Event::Requested(silent)));
-    assert_eq!(second.resources[0], first.resources[0]);
+    let version = |response: &Response| versions(response)["ROOTCA"].clone();
+    assert_eq!(version(&second), version(&first));
+    let untold = one(machine.apply(Event::Requested(Request {
+        node: Some(NodeTraits::default()),
+        ..acknowledges(&second, &["ROOTCA", "default"])
+    })));
+    assert_ne!(version(&untold), version(&first));
 }
 
 #[derive(Clone, Debug)]
@@ -343,17 +303,7 @@ enum Step {
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
-    let name = prop::sample::select(vec![
-        "default",
-        "ROOTCA",
-        "ALL",
-        "spiffe://example.org",
-        "spiffe://foreign.test",
-        "spiffe://example.org/a",
-        "spiffe://example.org/b",
-        "spiffe://example.org/nobody",
-        "",
-    ]);
+    let name = prop::sample::select(NAMES.to_vec());
     let ask = (prop::collection::vec(name, 0..4), 0_usize..3, any::<bool>())
         .prop_map(|(names, nonce, rejection)| Step::Ask(names, nonce, rejection));
     let update = (
@@ -362,6 +312,33 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     )
         .prop_map(|(identities, federated)| Step::Update(identities, federated));
     prop::collection::vec(prop_oneof![ask, update], 0..30)
+}
+
+#[test]
+fn rejections_in_a_row_are_counted_and_long_ones_cut() {
+    let mut machine = machine();
+    machine.apply(Event::Updated(update(&[0], false)));
+    let first = one(machine.apply(Event::Requested(asks(&["default"]))));
+    let rejects = |error: &str| {
+        Event::Requested(Request {
+            error: Some(error.to_owned()),
+            ..acknowledges(&first, &["default"])
+        })
+    };
+    for expected in 1..5 {
+        let actions = machine.apply(rejects(&"\u{e4}".repeat(5000)));
+        let [Action::Remark(Remark::Rejected { error, times })] = &actions[..] else {
+            panic!("{actions:?}");
+        };
+        assert_eq!((error.len(), *times), (256, expected));
+    }
+    let acknowledgement = acknowledges(&first, &["default"]);
+    assert!(machine.apply(Event::Requested(acknowledgement)).is_empty());
+    let actions = machine.apply(rejects("again"));
+    assert!(matches!(
+        &actions[..],
+        [Action::Remark(Remark::Rejected { times: 1, .. })]
+    ));
 }
 
 proptest! {
@@ -400,10 +377,11 @@ proptest! {
                 continue;
             };
             let options = SdsOptions::default();
-            let validator = NodeTraits::default().validator(false);
-            let found = resources::find(names, update, &options, validator);
-            if !found.resources.is_empty() {
-                prop_assert_eq!(&sent.last().unwrap().resources, &found.resources);
+            let found = catalog(update, &options).find(names).resources;
+            let found = found.into_iter().map(|it| (it.name, it.secret.version().to_string()));
+            let found: BTreeMap<_, _> = found.collect();
+            if !found.is_empty() {
+                prop_assert_eq!(versions(sent.last().unwrap()), found);
             }
         }
         for pair in sent.windows(2) {
