@@ -11,6 +11,7 @@ mod bundle;
 mod caller;
 mod convert;
 mod entry;
+mod feed;
 mod health;
 mod metrics;
 mod status;
@@ -30,6 +31,7 @@ use tonic::service::Routes;
 use crate::audit::Audit;
 use crate::authority::Authorities;
 use crate::config::Config;
+use crate::feed::Hub;
 use crate::index::Index;
 use crate::presence::Presence;
 use crate::writes::Writer;
@@ -60,6 +62,11 @@ pub(crate) struct Services {
     pub(crate) agent_id_as_selector: bool,
     pub(crate) k8s_psat: Option<k8s_psat::Verifier>,
     pub(crate) presence: Presence,
+    pub(crate) feed: Hub,
+    /// An agent that follows is never left without a word for longer.
+    pub(crate) feed_keepalive: Duration,
+    /// Streams without an end of their own end with it.
+    pub(crate) shutdown: Shutdown,
 }
 
 /// How long SVIDs live where the entry does not say.
@@ -85,6 +92,16 @@ impl Ttls {
 pub(crate) enum JwtSvids {
     Issued,
     Disabled,
+}
+
+impl JwtSvids {
+    pub(crate) fn of(config: &Config) -> Self {
+        if config.disable_jwt_svids {
+            Self::Disabled
+        } else {
+            Self::Issued
+        }
+    }
 }
 
 /// The services of the TCP port.
@@ -116,6 +133,7 @@ pub(crate) fn admin_routes(
 }
 
 fn common_routes(services: &Arc<Services>, gate: &Arc<Gate>, max_request: usize) -> Routes {
+    use proto::signet::agent::feed_server::FeedServer;
     use server::agent::agent_server::AgentServer;
     use server::bundle::bundle_server::BundleServer;
     use server::entry::entry_server::EntryServer;
@@ -133,7 +151,7 @@ fn common_routes(services: &Arc<Services>, gate: &Arc<Gate>, max_request: usize)
         .add_service(gated(gate, svid.max_decoding_message_size(max_request)))
         .add_service(gated(gate, unbuilt::TrustDomain))
         .add_service(gated(gate, unbuilt::LocalAuthority))
-        .add_service(gated(gate, unbuilt::Feed))
+        .add_service(gated(gate, FeedServer::new(feed::Service::new(of()))))
 }
 
 /// The answer of an RPC that is in the protocol and not built.

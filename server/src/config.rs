@@ -36,6 +36,9 @@ pub const DEFAULT_JWT_SVID_TTL: Duration = Duration::from_secs(5 * 60);
 /// How many expired agents SPIRE removes at a time.
 pub const DEFAULT_PRUNE_BATCH: usize = 1000;
 
+/// How often an idle agent hears of its server. It costs one small message.
+pub const DEFAULT_FEED_KEEPALIVE: Duration = Duration::from_secs(30);
+
 /// A server's configuration.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -60,6 +63,8 @@ pub struct Config {
     /// The Kubernetes clusters whose pods may attest by `k8s_psat`.
     pub k8s_clusters: Option<BTreeMap<String, Cluster>>,
     pub prune_agents: Option<PruneConfig>,
+    /// An agent that follows the server is never left without a word for longer.
+    pub feed_keepalive: Duration,
     pub log: LogConfig,
     pub health: Option<HealthConfig>,
     pub prometheus: Option<HostPort>,
@@ -141,6 +146,7 @@ impl Config {
             agent_id_as_selector: false,
             k8s_clusters: None,
             prune_agents: None,
+            feed_keepalive: DEFAULT_FEED_KEEPALIVE,
             log: LogConfig::default(),
             health: None,
             prometheus: None,

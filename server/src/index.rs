@@ -38,10 +38,26 @@ const VISIBLE_WITHIN: Duration = Duration::from_secs(5);
 
 /// A record as the index holds it: the value, and the revision of its last write, which the next
 /// write of the same key expects.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) struct Stored<T> {
     pub(crate) revision: Revision,
     pub(crate) value: T,
+}
+
+/// A record before and after; one of the two may be missing.
+pub(crate) type Changed<'a, T> = (Option<&'a T>, Option<&'a T>);
+
+/// The differences of two maps. What they share is passed over, so one commit costs what it changed.
+fn changes<'a, K: Ord + Clone, V: PartialEq + Clone>(
+    older: &'a imbl::OrdMap<K, V>,
+    newer: &'a imbl::OrdMap<K, V>,
+) -> impl Iterator<Item = Changed<'a, V>> {
+    use imbl::ordmap::DiffItem;
+    older.diff(newer).map(|item| match item {
+        DiffItem::Add(_, new) => (None, Some(new)),
+        DiffItem::Update { old, new } => (Some(old.1), Some(new.1)),
+        DiffItem::Remove(_, old) => (Some(old), None),
+    })
 }
 
 /// All that is stored, as of one revision.

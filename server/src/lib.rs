@@ -5,6 +5,7 @@ mod audit;
 pub mod authority;
 pub mod bundles;
 pub mod config;
+mod feed;
 mod housekeeping;
 mod index;
 pub mod keys;

@@ -23,6 +23,7 @@ use crate::api::{Gate, JwtSvids, Probe, RpcMetrics, Services, Ttls, admin_routes
 use crate::audit::Audit;
 use crate::authority::{self, Authorities, Visible};
 use crate::config::{Config, KeysConfig, StoreConfig};
+use crate::feed::Hub;
 use crate::housekeeping::{Pruner, watch_health};
 use crate::index::{Index, IndexError};
 use crate::keys::{Keys, KeysError};
@@ -153,14 +154,13 @@ pub async fn start(config: Config, deps: Deps) -> Result<Handle, StartError> {
         clock: deps.clock.clone(),
         audit: audit.clone(),
         ttls: Ttls::of(&config),
-        jwt_svids: if config.disable_jwt_svids {
-            JwtSvids::Disabled
-        } else {
-            JwtSvids::Issued
-        },
+        jwt_svids: JwtSvids::of(&config),
         agent_id_as_selector: config.agent_id_as_selector,
         k8s_psat: k8s_psat(&config)?,
         presence: Presence::default(),
+        feed: Hub::start(&index, &deps.tasks),
+        feed_keepalive: config.feed_keepalive,
+        shutdown: deps.tasks.shutdown(),
     });
     let gate = Arc::new(Gate {
         trust_domain: config.trust_domain.clone(),

@@ -9,6 +9,7 @@ pub(crate) mod table;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use bytes::Bytes;
 use identity::spiffe_id::SpiffeId;
@@ -22,8 +23,8 @@ use tonic::{Code, Status};
 use self::table::{Role, Rpc};
 use super::caller::{AgentCaller, Caller, Connection, Svid};
 use crate::audit::{Audit, Event};
-use crate::index::Index;
 use crate::index::agents::StoredAgent;
+use crate::index::{Index, Snapshot};
 use crate::presence::Presence;
 use crate::records::agents::{Agent, Next, Standing, encode};
 use crate::store::{Expect, Key, Txn};
@@ -208,6 +209,21 @@ impl Gate {
             );
         }
         Ok(promoted)
+    }
+}
+
+/// Whether an agent that was let through still would be: for calls that go on for long.
+pub(super) fn still_admitted(
+    snapshot: &Snapshot,
+    svid: &Svid,
+    now: SystemTime,
+) -> Result<(), Denial> {
+    if svid.leaf.validity().is_over(now) {
+        return Err(Denial::AgentExpired);
+    }
+    match standing(snapshot.agents.get(&svid.id), svid.leaf.serial_decimal()) {
+        Seen::Current(_) | Seen::Next(..) => Ok(()),
+        Seen::Denied(denial) => Err(denial),
     }
 }
 

@@ -77,6 +77,14 @@ impl Caller {
         self.connection.addr()
     }
 
+    /// The X509-SVID that the caller showed.
+    pub(super) fn svid(&self) -> Option<&Arc<Svid>> {
+        match &self.connection {
+            Connection::Tls { svid, .. } => svid.as_ref(),
+            Connection::Local(_) => None,
+        }
+    }
+
     /// The serial number of the X509-SVID that the caller showed as this very SPIFFE ID.
     pub(super) fn serial_as(&self, id: &SpiffeId) -> Option<&str> {
         match &self.connection {

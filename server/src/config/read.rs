@@ -12,8 +12,8 @@ use runtime::log::LogConfig;
 use super::plugins::{self, Plugins};
 use super::{
     AuthorityConfig, Config, DEFAULT_BIND_ADDRESS, DEFAULT_BIND_PORT, DEFAULT_CA_TTL,
-    DEFAULT_JWT_SVID_TTL, DEFAULT_PRUNE_BATCH, DEFAULT_SOCKET_PATH, DEFAULT_X509_SVID_TTL,
-    HealthConfig, HostPort, Overrides, PruneConfig, StoreConfig, raw,
+    DEFAULT_FEED_KEEPALIVE, DEFAULT_JWT_SVID_TTL, DEFAULT_PRUNE_BATCH, DEFAULT_SOCKET_PATH,
+    DEFAULT_X509_SVID_TTL, HealthConfig, HostPort, Overrides, PruneConfig, StoreConfig, raw,
 };
 use crate::authority::CaSubject;
 use crate::keys::KeyType;
@@ -120,6 +120,7 @@ fn assemble(server: &raw::Server, rest: Rest, problems: &mut Problems) -> Option
         agent_id_as_selector: server.experimental.agent_spiffe_id_as_selector == Some(true),
         k8s_clusters: rest.plugins.k8s_clusters,
         prune_agents,
+        feed_keepalive: DEFAULT_FEED_KEEPALIVE,
         log: rest.log,
         health: rest.health,
         prometheus: rest.prometheus,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use identity::spiffe_id::SpiffeId;
 use imbl::OrdMap;
 
-use super::Stored;
+use super::{Changed, Stored, changes};
 use crate::records::CodecError;
 use crate::records::agents::{Agent, decode};
 use crate::store::Revision;
@@ -39,6 +39,14 @@ impl Agents {
         self.by_id
             .range((Excluded(id.clone()), Unbounded))
             .map(|(_, agent)| agent)
+    }
+
+    /// What is different in `newer`.
+    pub(crate) fn changes_to<'a>(
+        &'a self,
+        newer: &'a Self,
+    ) -> impl Iterator<Item = Changed<'a, StoredAgent>> {
+        changes(&self.by_id, &newer.by_id)
     }
 
     pub(super) fn put(&mut self, revision: Revision, value: &[u8]) -> Result<(), CodecError> {

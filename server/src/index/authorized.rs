@@ -8,7 +8,7 @@
 use std::collections::HashSet;
 use std::time::SystemTime;
 
-use identity::entry::EntryId;
+use identity::entry::{Entry, EntryId};
 use identity::selector::Selectors;
 use identity::spiffe_id::SpiffeId;
 
@@ -56,30 +56,54 @@ impl Entries {
         now: SystemTime,
     ) -> Option<StoredEntry> {
         let entry = self.get(id)?;
-        if entry.value.expires_at.is_some_and(|at| at <= now) || self.is_alias(&entry.value) {
-            return None;
+        (!entry.value.is_expired(now) && self.reaches(asker, &entry.value))
+            .then(|| StoredEntry::clone(entry))
+    }
+
+    /// Whether this agent may have this entry, were it not for the time.
+    pub(crate) fn reaches(&self, asker: Asker<'_>, entry: &Entry) -> bool {
+        if self.is_alias(entry) {
+            return false;
         }
         let aliases: HashSet<&SpiffeId> = self
             .aliases_of(asker.selectors)
             .map(|alias| &alias.value.spiffe_id)
             .collect();
         let mut seen: HashSet<&SpiffeId> = HashSet::new();
-        let mut parents: Vec<&SpiffeId> = vec![&entry.value.parent_id];
+        let mut parents: Vec<&SpiffeId> = vec![&entry.parent_id];
         while let Some(parent) = parents.pop() {
             if parent == asker.id || aliases.contains(parent) {
-                return Some(StoredEntry::clone(entry));
+                return true;
             }
             if !seen.insert(parent) {
                 continue;
             }
-            // Whoever may have an entry with this SPIFFE ID may have its children too.
-            parents.extend(
-                self.of_spiffe_id(parent)
-                    .filter(|above| !self.is_alias(&above.value))
-                    .map(|above| &above.value.parent_id),
-            );
+            parents.extend(self.above(parent));
         }
-        None
+        false
+    }
+
+    /// The names of those who may have this entry: an agent that has one of them, itself or by an
+    /// alias, and nobody else. An alias is nobody's.
+    pub(crate) fn names_above(&self, entry: &Entry) -> HashSet<SpiffeId> {
+        let mut seen = HashSet::new();
+        if self.is_alias(entry) {
+            return seen;
+        }
+        let mut parents: Vec<&SpiffeId> = vec![&entry.parent_id];
+        while let Some(parent) = parents.pop() {
+            if seen.insert(parent.clone()) {
+                parents.extend(self.above(parent));
+            }
+        }
+        seen
+    }
+
+    /// Whoever may have an entry with this SPIFFE ID may have its children too.
+    fn above<'a>(&'a self, parent: &SpiffeId) -> impl Iterator<Item = &'a SpiffeId> + use<'a> {
+        self.of_spiffe_id(parent)
+            .filter(|above| !self.is_alias(&above.value))
+            .map(|above| &above.value.parent_id)
     }
 }
 

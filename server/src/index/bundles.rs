@@ -6,7 +6,7 @@ use identity::bundle::Bundle;
 use identity::trust_domain::TrustDomain;
 use imbl::OrdMap;
 
-use super::Stored;
+use super::{Changed, Stored, changes};
 use crate::records::CodecError;
 use crate::records::bundles::decode;
 use crate::store::Revision;
@@ -49,6 +49,14 @@ impl Bundles {
             .iter()
             .filter(|(trust_domain, _)| **trust_domain != self.own)
             .map(|(_, bundle)| bundle)
+    }
+
+    /// What is different in `newer`.
+    pub(crate) fn changes_to<'a>(
+        &'a self,
+        newer: &'a Self,
+    ) -> impl Iterator<Item = Changed<'a, StoredBundle>> {
+        changes(&self.by_trust_domain, &newer.by_trust_domain)
     }
 
     pub(super) fn put(&mut self, revision: Revision, value: &[u8]) -> Result<(), CodecError> {

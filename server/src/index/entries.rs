@@ -9,7 +9,7 @@ use identity::spiffe_id::SpiffeId;
 use identity::trust_domain::TrustDomain;
 use imbl::{HashMap, OrdMap, OrdSet};
 
-use super::Stored;
+use super::{Changed, Stored, changes};
 use crate::records::CodecError;
 use crate::records::entries::decode;
 use crate::store::Revision;
@@ -73,7 +73,10 @@ impl Entries {
     }
 
     /// The entries that issue this SPIFFE ID, ordered by id.
-    pub(crate) fn of_spiffe_id(&self, id: &SpiffeId) -> impl Iterator<Item = &StoredEntry> {
+    pub(crate) fn of_spiffe_id<'a>(
+        &'a self,
+        id: &SpiffeId,
+    ) -> impl Iterator<Item = &'a StoredEntry> + use<'a> {
         self.by_spiffe_id
             .get(id)
             .into_iter()
@@ -114,6 +117,14 @@ impl Entries {
             .iter()
             .take_while(move |(at, _)| *at <= now)
             .filter_map(|(_, id)| self.by_id.get(id))
+    }
+
+    /// What is different in `newer`.
+    pub(crate) fn changes_to<'a>(
+        &'a self,
+        newer: &'a Self,
+    ) -> impl Iterator<Item = Changed<'a, StoredEntry>> {
+        changes(&self.by_id, &newer.by_id)
     }
 
     pub(super) fn put(&mut self, revision: Revision, value: &[u8]) -> Result<(), CodecError> {

@@ -9,6 +9,8 @@ mod backup;
 #[cfg(test)]
 mod entries;
 #[cfg(test)]
+mod feed;
+#[cfg(test)]
 mod kubernetes;
 #[cfg(test)]
 mod life;
