@@ -13,6 +13,7 @@ mod convert;
 mod entry;
 mod feed;
 mod health;
+mod localauthority;
 mod metrics;
 mod status;
 mod svid;
@@ -137,6 +138,7 @@ fn common_routes(services: &Arc<Services>, gate: &Arc<Gate>, max_request: usize)
     use server::agent::agent_server::AgentServer;
     use server::bundle::bundle_server::BundleServer;
     use server::entry::entry_server::EntryServer;
+    use server::localauthority::local_authority_server::LocalAuthorityServer;
     use server::svid::svid_server::SvidServer;
 
     let of = || Arc::clone(services);
@@ -150,7 +152,10 @@ fn common_routes(services: &Arc<Services>, gate: &Arc<Gate>, max_request: usize)
         .add_service(gated(gate, entry.max_decoding_message_size(max_request)))
         .add_service(gated(gate, svid.max_decoding_message_size(max_request)))
         .add_service(gated(gate, unbuilt::TrustDomain))
-        .add_service(gated(gate, unbuilt::LocalAuthority))
+        .add_service(gated(
+            gate,
+            LocalAuthorityServer::new(localauthority::Service::new(of())),
+        ))
         .add_service(gated(gate, FeedServer::new(feed::Service::new(of()))))
 }
 

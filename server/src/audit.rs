@@ -14,6 +14,7 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::registry::Registry;
 
+use crate::authority::Kind;
 use crate::store::Revision;
 
 /// What happened.
@@ -45,6 +46,8 @@ pub(crate) enum Event<'a> {
         agent_id: Option<&'a SpiffeId>,
     },
     BundleSet(&'a TrustDomain),
+    /// What an operator did with the authority of this name.
+    Authority(Turn, Kind, &'a str),
     /// The whole store was read.
     BackupTaken {
         revision: Revision,
@@ -58,6 +61,15 @@ pub(crate) enum Event<'a> {
         entry: &'a Entry,
         expires_at: SystemTime,
     },
+}
+
+/// What became of an authority.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Turn {
+    Prepared,
+    Activated,
+    Tainted,
+    Revoked,
 }
 
 /// What became of an attestation that is in doubt.
@@ -83,6 +95,10 @@ impl Event<'_> {
             Self::AgentEvicted(_) => "agent_evicted",
             Self::JoinTokenCreated { .. } => "join_token_created",
             Self::BundleSet(_) => "bundle_set",
+            Self::Authority(Turn::Prepared, ..) => "authority_prepared",
+            Self::Authority(Turn::Activated, ..) => "authority_activated",
+            Self::Authority(Turn::Tainted, ..) => "authority_tainted",
+            Self::Authority(Turn::Revoked, ..) => "authority_revoked",
             Self::BackupTaken { .. } => "backup_taken",
             Self::X509SvidIssued { .. } => "x509_svid_issued",
             Self::JwtSvidIssued { .. } => "jwt_svid_issued",
@@ -133,20 +149,13 @@ impl Audit {
 
     /// Records what a caller did.
     pub(crate) fn record(&self, caller: &(dyn std::fmt::Display + Sync), event: Event<'_>) {
-        self.inner
-            .events
-            .get_or_create(&Labels {
-                event: event.name(),
-            })
-            .inc();
+        self.count(event.name());
         match event {
             Event::EntryCreated(entry)
             | Event::EntryUpdated(entry)
             | Event::EntryDeleted(entry)
             | Event::EntryExpired(entry) => line!(
-                self,
-                event,
-                caller,
+                self, event, caller,
                 entry.id = %entry.id,
                 entry.revision = entry.revision,
                 entry.parent_id = %entry.parent_id,
@@ -176,6 +185,16 @@ impl Audit {
                 spiffe.id = agent_id.map(SpiffeId::as_str)
             ),
             Event::BundleSet(trust_domain) => line!(self, event, caller, %trust_domain),
+            Event::Authority(_, kind, id) => {
+                let kind = kind.name();
+                line!(
+                    self,
+                    event,
+                    caller,
+                    authority.kind = kind,
+                    authority.id = id
+                );
+            }
             Event::BackupTaken { revision } => {
                 line!(self, event, caller, store.revision = revision.number());
             }
@@ -184,23 +203,23 @@ impl Audit {
                 serial,
                 not_after,
             } => line!(
-                self,
-                event,
-                caller,
+                self, event, caller,
                 entry.id = %entry.id,
                 spiffe.id = %entry.spiffe_id,
                 svid.serial = serial,
                 svid.not_after = crate::records::to_seconds(not_after)
             ),
             Event::JwtSvidIssued { entry, expires_at } => line!(
-                self,
-                event,
-                caller,
+                self, event, caller,
                 entry.id = %entry.id,
                 spiffe.id = %entry.spiffe_id,
                 svid.not_after = crate::records::to_seconds(expires_at)
             ),
         }
+    }
+
+    fn count(&self, event: &'static str) {
+        self.inner.events.get_or_create(&Labels { event }).inc();
     }
 
     /// Records a refusal, which is seen whether the trail is enabled or not.
@@ -210,10 +229,7 @@ impl Audit {
         method: &str,
         reason: &'static str,
     ) {
-        self.inner
-            .events
-            .get_or_create(&Labels { event: "refused" })
-            .inc();
+        self.count("refused");
         tracing::warn!(
             target: "audit",
             event = "refused",

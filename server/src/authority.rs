@@ -6,6 +6,7 @@ mod config;
 mod errors;
 mod journal;
 mod jwt;
+mod local;
 mod server_svid;
 mod slots;
 #[cfg(test)]
@@ -21,6 +22,7 @@ use identity::{bundle::Bundle, x509::X509Svid};
 use runtime::{clock::Clock, tasks::TaskGroup};
 use tokio::sync::{Mutex, Semaphore, watch};
 
+pub(crate) use self::local::{Known, States};
 pub(crate) use self::slots::{SlotId, State};
 use self::{
     batch::cores, journal::Keeper, jwt::JwtKey, server_svid::ServerSvid, slots::Term as _,

@@ -38,7 +38,6 @@ macro_rules! unbuilt {
 
 unbuilt! {
     TrustDomain = "spire.api.server.trustdomain.v1.TrustDomain";
-    LocalAuthority = "spire.api.server.localauthority.v1.LocalAuthority";
     Logger = "spire.api.server.logger.v1.Logger";
     Debug = "spire.api.server.debug.v1.Debug";
 }

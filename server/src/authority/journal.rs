@@ -100,6 +100,10 @@ impl<A: Authority> Keeper<A> {
         &self.slots
     }
 
+    pub(crate) fn visible(&self) -> &Visible {
+        &self.visible
+    }
+
     /// Performs everything that is due.
     pub(crate) async fn settle(
         &mut self,
@@ -115,13 +119,14 @@ impl<A: Authority> Keeper<A> {
         Ok(())
     }
 
-    async fn prepare(
+    pub(crate) async fn prepare(
         &mut self,
         slot: SlotId,
         config: &Config,
         now: SystemTime,
     ) -> Result<(), RotateError> {
-        // The key that is replaced signs no more: the slot is empty, or holds an old authority.
+        // The key that is replaced signs no more, or never did: the slot is empty, or holds an old
+        // authority, or one that was only prepared.
         let signer = self
             .keys
             .generate(&key_id::<A>(slot), A::key_type(config))
@@ -151,7 +156,7 @@ impl<A: Authority> Keeper<A> {
         Ok(())
     }
 
-    async fn activate(&mut self, slot: SlotId) -> Result<(), RotateError> {
+    pub(crate) async fn activate(&mut self, slot: SlotId) -> Result<(), RotateError> {
         let Some(held) = self.slots.get(slot) else {
             return Ok(());
         };

@@ -89,8 +89,12 @@ pub enum Refused {
     Unknown,
     #[error("authority is not prepared")]
     NotPrepared,
-    #[error("authority is not old; only an authority that signs no more can be tainted or revoked")]
-    NotOld,
+    #[error("authority signs; let another one sign before it is tainted or revoked")]
+    Active,
+    #[error("authority is prepared, and has signed nothing that could be tainted or revoked")]
+    Prepared,
+    #[error("the bundle does not hold this authority")]
+    NotInBundle,
     #[error("authority is tainted already")]
     AlreadyTainted,
     #[error("authority is not tainted; taint it first, so that what it signed is replaced")]
@@ -103,7 +107,9 @@ impl Refused {
         match self {
             Self::Unknown => "authority_unknown",
             Self::NotPrepared => "authority_not_prepared",
-            Self::NotOld => "authority_not_old",
+            Self::Active => "authority_active",
+            Self::Prepared => "authority_prepared",
+            Self::NotInBundle => "authority_not_in_bundle",
             Self::AlreadyTainted => "authority_already_tainted",
             Self::NotTainted => "authority_not_tainted",
         }
@@ -144,6 +150,18 @@ impl<A: Term> Slots<A> {
     /// The authority that signs.
     pub(crate) fn active(&self) -> Option<&A> {
         self.in_state(State::Active).map(|(_, authority)| authority)
+    }
+
+    /// The slot that the next authority comes into: never that of the one that signs.
+    pub(crate) fn next_slot(&self) -> SlotId {
+        self.in_state(State::Active)
+            .map_or_else(|| self.vacant(), |(slot, _)| slot.other())
+    }
+
+    /// Where the authority of this name is, and what it does.
+    pub(crate) fn place(&self, authority_id: &str) -> Result<(SlotId, State), Refused> {
+        self.find(authority_id)
+            .map(|(slot, held)| (slot, held.state))
     }
 
     /// What is due now. Ask again after each step.
@@ -206,28 +224,22 @@ impl<A: Term> Slots<A> {
     }
 
     /// Whether an authority may be tainted: what it signed is to be replaced, and it signs no more.
-    #[cfg_attr(
-        not(test),
-        expect(dead_code, reason = "the local authority API asks it when it arrives")
-    )]
     pub(crate) fn check_taint(&self, authority_id: &str, tainted: bool) -> Result<(), Refused> {
         match self.find(authority_id)?.1.state {
             State::Old if tainted => Err(Refused::AlreadyTainted),
             State::Old => Ok(()),
-            State::Prepared | State::Active => Err(Refused::NotOld),
+            State::Prepared => Err(Refused::Prepared),
+            State::Active => Err(Refused::Active),
         }
     }
 
     /// Whether an authority may leave the bundle.
-    #[cfg_attr(
-        not(test),
-        expect(dead_code, reason = "the local authority API asks it when it arrives")
-    )]
     pub(crate) fn check_revoke(&self, authority_id: &str, tainted: bool) -> Result<(), Refused> {
         match self.find(authority_id)?.1.state {
             State::Old if tainted => Ok(()),
             State::Old => Err(Refused::NotTainted),
-            State::Prepared | State::Active => Err(Refused::NotOld),
+            State::Prepared => Err(Refused::Prepared),
+            State::Active => Err(Refused::Active),
         }
     }
 
@@ -357,15 +369,15 @@ mod tests {
     #[test]
     fn an_authority_is_tainted_only_when_old_and_revoked_only_when_tainted() {
         let slots = started(DAY).with_prepared(SlotId::B, fake("2", 0, DAY));
-        assert_eq!(slots.check_taint("1", false), Err(Refused::NotOld));
-        assert_eq!(slots.check_taint("2", false), Err(Refused::NotOld));
+        assert_eq!(slots.check_taint("1", false), Err(Refused::Active));
+        assert_eq!(slots.check_taint("2", false), Err(Refused::Prepared));
         assert_eq!(slots.check_taint("3", false), Err(Refused::Unknown));
         let slots = slots.with_active("2").unwrap();
         assert_eq!(slots.check_revoke("1", false), Err(Refused::NotTainted));
         assert_eq!(slots.check_taint("1", false), Ok(()));
         assert_eq!(slots.check_taint("1", true), Err(Refused::AlreadyTainted));
         assert_eq!(slots.check_revoke("1", true), Ok(()));
-        assert_eq!(slots.check_revoke("2", true), Err(Refused::NotOld));
+        assert_eq!(slots.check_revoke("2", true), Err(Refused::Active));
         assert_eq!(slots.with_active("1").unwrap_err(), Refused::NotPrepared);
     }
 

@@ -5,6 +5,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use identity::bundle::Bundle;
 use runtime::{report, shutdown::Shutdown};
 use tracing::{error, info, warn};
 
@@ -29,11 +30,17 @@ impl Authorities {
         }
         drop(keepers);
         settled?;
-        self.renew_server_svid(now)
+        let bundle = Arc::clone(&self.0.bundle.borrow());
+        self.renew_server_svid(&bundle, now)
     }
 
-    fn renew_server_svid(&self, now: SystemTime) -> Result<(), RotateError> {
-        if !ServerSvid::is_due(&self.0.server_svid.borrow(), &self.0.bundle.borrow(), now) {
+    /// Replaces this server's own SVID if it is time, or if `bundle` no longer speaks for it.
+    pub(super) fn renew_server_svid(
+        &self,
+        bundle: &Bundle,
+        now: SystemTime,
+    ) -> Result<(), RotateError> {
+        if !ServerSvid::is_due(&self.0.server_svid.borrow(), bundle, now) {
             return Ok(());
         }
         let svid = ServerSvid::issue(&self.0.config, &self.0.active.load().x509, now)?;

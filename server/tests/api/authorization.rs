@@ -71,6 +71,7 @@ async fn an_agent_may_do_what_agents_do_and_nothing_else() {
             "AttestAgent",
             "BatchNewWITSVID",
             "BatchNewX509SVID",
+            "Follow",
             "GetAuthorizedEntries",
             "GetBundle",
             "GetFederatedBundle",
@@ -89,6 +90,7 @@ async fn a_local_process_may_administer_and_not_act_for_agents() {
     for method in [
         "BatchNewWITSVID",
         "BatchNewX509SVID",
+        "Follow",
         "GetAuthorizedEntries",
         "NewDownstreamX509CA",
         "NewJWTSVID",
@@ -100,14 +102,14 @@ async fn a_local_process_may_administer_and_not_act_for_agents() {
     ] {
         assert!(!allowed.contains(&method.to_owned()), "{method}");
     }
-    assert_eq!(allowed.len(), every_rpc().len() - 10);
+    assert_eq!(allowed.len(), every_rpc().len() - 11);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_not_built_says_so_to_those_who_may_call_it() {
     let server = start().await;
     for path in [
-        "/spire.api.server.localauthority.v1.LocalAuthority/GetX509AuthorityState",
+        "/spire.api.server.localauthority.v1.LocalAuthority/GetWITAuthorityState",
         "/spire.api.server.trustdomain.v1.TrustDomain/ListFederationRelationships",
         "/spire.api.server.debug.v1.Debug/GetInfo",
         "/spire.api.server.svid.v1.SVID/MintX509SVID",

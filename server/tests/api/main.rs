@@ -15,6 +15,8 @@ mod kubernetes;
 #[cfg(test)]
 mod life;
 #[cfg(test)]
+mod localauthority;
+#[cfg(test)]
 mod support;
 #[cfg(test)]
 mod svids;

@@ -377,16 +377,16 @@ pub(crate) fn reason(status: &Status) -> i32 {
         .reason
 }
 
-/// Calls any RPC with an empty message.
+/// Calls any RPC with an empty message, and waits for the first of its answer: some never end.
 pub(crate) async fn call(channel: &Channel, path: &str) -> Result<(), Status> {
     let mut client = tonic::client::Grpc::new(channel.clone());
     client.ready().await.unwrap();
     let path = path.parse().unwrap();
     let codec = tonic_prost::ProstCodec::<(), ()>::default();
-    client
-        .unary(Request::new(()), path, codec)
-        .await
-        .map(|_| ())
+    let answer = client
+        .server_streaming(Request::new(()), path, codec)
+        .await?;
+    answer.into_inner().message().await.map(|_| ())
 }
 
 /// Takes the server of our trust domain, and no other.

@@ -1,0 +1,224 @@
+//! What an operator does with the authorities of this server: look, prepare, activate, taint, revoke.
+//!
+//! The way out of a leaked key. A successor is prepared and activated; what the leaked one signed is
+//! tainted, so that everybody replaces it while it is still good; then the key is revoked and counts
+//! for nobody. Each step is one commit, and is told once the index shows it.
+
+use std::time::SystemTime;
+
+use identity::bundle::Bundle;
+use tracing::info;
+
+use super::{
+    Authorities, Kind, Refused, RotateError,
+    journal::{Authority, Keeper},
+    slots::{SlotId, Slots, State, Term},
+};
+use crate::{
+    bundles::{self, Updated},
+    store::Txn,
+};
+
+/// An authority, as an operator sees it.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) struct Known {
+    pub(crate) authority_id: String,
+    pub(crate) not_after: SystemTime,
+}
+
+/// The authorities of a kind. None is active only while a server begins.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub(crate) struct States {
+    pub(crate) active: Option<Known>,
+    pub(crate) prepared: Option<Known>,
+    pub(crate) old: Option<Known>,
+}
+
+impl States {
+    fn of<A: Term>(slots: &Slots<A>) -> Self {
+        let mut states = Self::default();
+        for held in SlotId::ALL.into_iter().filter_map(|slot| slots.get(slot)) {
+            let known = Known {
+                authority_id: held.authority.authority_id().to_owned(),
+                not_after: held.authority.not_after(),
+            };
+            match held.state {
+                State::Active => states.active = Some(known),
+                State::Prepared => states.prepared = Some(known),
+                State::Old => states.old = Some(known),
+            }
+        }
+        states
+    }
+}
+
+/// How an authority leaves.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Leave {
+    Taint,
+    Revoke,
+}
+
+impl Authorities {
+    /// The authorities of a kind.
+    pub(crate) async fn states(&self, kind: Kind) -> States {
+        let keepers = self.0.keepers.lock().await;
+        match kind {
+            Kind::X509 => States::of(keepers.x509.slots()),
+            Kind::Jwt => States::of(keepers.jwt.slots()),
+        }
+    }
+
+    /// Makes the next authority, and publishes it. One that was prepared before is given up.
+    pub(crate) async fn prepare(&self, kind: Kind) -> Result<States, RotateError> {
+        let (config, now) = (&self.0.config, self.0.clock.now());
+        let mut keepers = self.0.keepers.lock().await;
+        match kind {
+            Kind::X509 => keepers.x509.prepare_next(config, now).await?,
+            Kind::Jwt => keepers.jwt.prepare_next(config, now).await?,
+        }
+        drop(keepers);
+        Ok(self.states(kind).await)
+    }
+
+    /// Lets the prepared authority of this name sign from now on.
+    pub(crate) async fn activate(&self, kind: Kind, id: &str) -> Result<States, RotateError> {
+        let mut keepers = self.0.keepers.lock().await;
+        let activated = match kind {
+            Kind::X509 => keepers.x509.activate_named(id).await,
+            Kind::Jwt => keepers.jwt.activate_named(id).await,
+        };
+        if let Some(active) = keepers.active() {
+            self.0.active.store(std::sync::Arc::new(active));
+        }
+        drop(keepers);
+        activated?;
+        Ok(self.states(kind).await)
+    }
+
+    /// Marks what an old authority signed as to be replaced. Our own SVID is, at once.
+    pub(crate) async fn taint(&self, kind: Kind, id: &str) -> Result<States, RotateError> {
+        self.leave(kind, id, Leave::Taint).await
+    }
+
+    /// Takes a tainted authority out of the bundle.
+    pub(crate) async fn revoke(&self, kind: Kind, id: &str) -> Result<States, RotateError> {
+        self.leave(kind, id, Leave::Revoke).await
+    }
+
+    async fn leave(&self, kind: Kind, id: &str, leave: Leave) -> Result<States, RotateError> {
+        // Held to the end, so that no other step comes between the check and the commit.
+        let keepers = self.0.keepers.lock().await;
+        let of_slots = |is_tainted| match (kind, leave) {
+            (Kind::X509, Leave::Taint) => keepers.x509.slots().check_taint(id, is_tainted),
+            (Kind::Jwt, Leave::Taint) => keepers.jwt.slots().check_taint(id, is_tainted),
+            (Kind::X509, Leave::Revoke) => keepers.x509.slots().check_revoke(id, is_tainted),
+            (Kind::Jwt, Leave::Revoke) => keepers.jwt.slots().check_revoke(id, is_tainted),
+        };
+        let of_bundle = |is_tainted| match (of_slots(is_tainted), kind, leave) {
+            // Keys outlive their slots, and those of a lost server have none here.
+            (Err(Refused::Unknown), Kind::Jwt, Leave::Revoke) if is_tainted => Ok(()),
+            (Err(Refused::Unknown), Kind::Jwt, Leave::Revoke) => Err(Refused::NotTainted),
+            (checked, ..) => checked,
+        };
+        let mut checked = Err(Refused::Unknown);
+        let nothing_else = Txn::new();
+        let update = bundles::update(
+            &self.0.store,
+            &self.0.config.trust_domain,
+            &nothing_else,
+            |bundle| {
+                checked = match tainted(kind, bundle, id) {
+                    Some(is_tainted) => of_bundle(*is_tainted),
+                    // What else is wrong with it is said first.
+                    None => of_slots(leave == Leave::Revoke).and(Err(Refused::NotInBundle)),
+                };
+                if checked.is_ok() {
+                    match leave {
+                        Leave::Taint => taint_in(kind, bundle, id),
+                        Leave::Revoke => remove_from(kind, bundle, id),
+                    }
+                }
+                checked.is_ok()
+            },
+        );
+        let updated = update.await?;
+        checked?;
+        let (bundle, revision) = match updated {
+            Updated::Made { bundle, revision } => (bundle, revision),
+            // Nothing but the bundle was expected.
+            Updated::Conflict { key } => return Err(RotateError::JournalTaken { key }),
+        };
+        let states = match kind {
+            Kind::X509 => States::of(keepers.x509.slots()),
+            Kind::Jwt => States::of(keepers.jwt.slots()),
+        };
+        match leave {
+            Leave::Taint => info!(
+                authority.kind = kind.name(),
+                authority.id = id,
+                "Authority tainted"
+            ),
+            Leave::Revoke => info!(
+                authority.kind = kind.name(),
+                authority.id = id,
+                "Authority revoked"
+            ),
+        }
+        keepers.x509.visible().reached(revision).await?;
+        drop(keepers);
+        self.renew_server_svid(&bundle, self.0.clock.now())?;
+        Ok(states)
+    }
+}
+
+impl<A: Authority> Keeper<A> {
+    async fn prepare_next(
+        &mut self,
+        config: &super::Config,
+        now: SystemTime,
+    ) -> Result<(), RotateError> {
+        self.prepare(self.slots().next_slot(), config, now).await
+    }
+
+    async fn activate_named(&mut self, id: &str) -> Result<(), RotateError> {
+        match self.slots().place(id)? {
+            (slot, State::Prepared) => self.activate(slot).await,
+            (_, State::Active) => Err(Refused::Active.into()),
+            (_, State::Old) => Err(Refused::NotPrepared.into()),
+        }
+    }
+}
+
+/// Whether the authority of that name is tainted, if the bundle has it.
+fn tainted<'a>(kind: Kind, bundle: &'a mut Bundle, id: &str) -> Option<&'a mut bool> {
+    match kind {
+        Kind::X509 => {
+            let mut all = bundle.x509_authorities.iter_mut();
+            all.find(|authority| authority.authority_id() == id)
+                .map(|authority| &mut authority.tainted)
+        }
+        Kind::Jwt => {
+            let mut all = bundle.jwt_authorities.iter_mut();
+            all.find(|authority| authority.key_id == id)
+                .map(|authority| &mut authority.tainted)
+        }
+    }
+}
+
+fn taint_in(kind: Kind, bundle: &mut Bundle, id: &str) {
+    if let Some(is_tainted) = tainted(kind, bundle, id) {
+        *is_tainted = true;
+    }
+}
+
+fn remove_from(kind: Kind, bundle: &mut Bundle, id: &str) {
+    match kind {
+        Kind::X509 => bundle
+            .x509_authorities
+            .retain(|authority| authority.authority_id() != id),
+        Kind::Jwt => bundle
+            .jwt_authorities
+            .retain(|authority| authority.key_id != id),
+    }
+}
