@@ -127,6 +127,7 @@ impl State {
             Event::Unanswered { batch, spread } => self.postpone(batch, spread, now),
             Event::Expected(selectors) => self.expect(&selectors, now),
             Event::TimePassed => {}
+            Event::ClockSet => self.end_pauses(now),
             Event::Banned => self.wipe(),
         }
         self.settle(now);

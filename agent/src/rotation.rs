@@ -1,6 +1,6 @@
 //! When an SVID is renewed.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use identity::validity::{Schedule, Validity};
 
@@ -28,6 +28,20 @@ impl Strategy {
         }
     }
 
+    /// Plans the renewal of an SVID that came soon after the agent's start: at any moment from `now` to
+    /// when it would be renewed otherwise. What a fleet got in one second it then renews all through
+    /// the period, and from there on stays apart.
+    pub fn plan_apart(
+        self,
+        validity: Validity,
+        now: SystemTime,
+        draw: impl Fn(Duration) -> Duration,
+    ) -> Schedule {
+        let due = self.plan(validity, &draw).due();
+        let wait = draw(due.duration_since(now).unwrap_or_default());
+        Schedule::before_end(validity, validity.remaining(due - wait))
+    }
+
     /// The availability target, if the lifetime has room for it.
     fn target(self, validity: Validity) -> Option<Duration> {
         let grace = |target: &Duration| validity.lifetime().saturating_sub(*target);
@@ -43,7 +57,7 @@ impl Strategy {
 
 #[cfg(test)]
 mod tests {
-    use std::time::SystemTime;
+    use runtime::random;
 
     use super::*;
 
@@ -62,6 +76,33 @@ mod tests {
             due(|most| most),
             SystemTime::UNIX_EPOCH + HOUR / 2 - HOUR / 10
         );
+    }
+
+    /// 1,000 agents start in one second, with 100 entries each.
+    #[test]
+    fn a_fleet_that_started_together_does_not_renew_together() {
+        random::replayed::from_seed(1);
+        let strategy = Strategy::default();
+        let period = HOUR / 2;
+        let mut bins = [[0_u32; 100]; 3];
+        for _ in 0..100_000 {
+            let mut now = SystemTime::UNIX_EPOCH;
+            let mut due = strategy
+                .plan_apart(validity(HOUR), now, random::jitter)
+                .due();
+            for bins in &mut bins {
+                let into = due.duration_since(SystemTime::UNIX_EPOCH).unwrap();
+                let bin = into.as_nanos() * 100 / period.as_nanos() % 100;
+                bins[usize::try_from(bin).unwrap()] += 1;
+                now = due;
+                let renewed = Validity::new(now, now + HOUR).unwrap();
+                due = strategy.plan(renewed, random::jitter).due();
+            }
+        }
+        for bins in bins {
+            let peak = bins.iter().max().unwrap();
+            assert!(*peak <= 1500, "{peak} of 1000 on average");
+        }
     }
 
     #[test]

@@ -13,6 +13,9 @@ use tokio::time::Instant;
 /// The longest sleep between two looks at the wall clock, so that a jump of it is noticed.
 const LONGEST_SLEEP: Duration = Duration::from_secs(30);
 
+/// How far the wall clock may drift from the count of time between two looks without being set.
+const SLEW: Duration = Duration::from_secs(1);
+
 /// Tells the time, and waits for one.
 #[derive(Clone, Debug)]
 pub struct Clock {
@@ -93,6 +96,33 @@ impl Clock {
     }
 }
 
+/// Notices that the wall clock was set, or went on while the machine slept.
+#[derive(Debug)]
+pub struct StepWatch {
+    wall: SystemTime,
+    instant: Instant,
+}
+
+impl StepWatch {
+    /// Begins to watch.
+    pub fn new(clock: &Clock) -> Self {
+        Self {
+            wall: clock.now(),
+            instant: Instant::now(),
+        }
+    }
+
+    /// Whether the wall clock has gone otherwise than time has since the last look, by more than a
+    /// daemon that keeps it right would slew.
+    pub fn stepped(&mut self, clock: &Clock) -> bool {
+        let last = std::mem::replace(self, Self::new(clock));
+        let expected = last.wall + self.instant.duration_since(last.instant);
+        let ahead = self.wall.duration_since(expected);
+        let off = ahead.unwrap_or_else(|behind| behind.duration());
+        off > SLEW
+    }
+}
+
 impl ClockSteps {
     /// Sets the wall clock forward.
     pub fn forward(&self, by: Duration) {
@@ -146,6 +176,19 @@ mod tests {
         steps.forward(HOUR);
         sleep.await;
         assert!(before.elapsed() <= LONGEST_SLEEP + Duration::from_secs(1));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_watch_tells_of_steps_both_ways_and_of_nothing_else() {
+        let (clock, steps) = Clock::simulated_with_steps(SystemTime::UNIX_EPOCH + HOUR);
+        let mut watch = StepWatch::new(&clock);
+        tokio::time::advance(HOUR).await;
+        assert!(!watch.stepped(&clock));
+        steps.forward(2 * SLEW);
+        assert!(watch.stepped(&clock));
+        assert!(!watch.stepped(&clock));
+        steps.back(2 * SLEW);
+        assert!(watch.stepped(&clock));
     }
 
     #[tokio::test(start_paused = true)]

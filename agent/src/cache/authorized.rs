@@ -57,8 +57,21 @@ impl State {
 
     /// The server answers, so what failed because it did not is tried again.
     pub(super) fn reached(&mut self, now: SystemTime) {
+        let postponed = self.slots.postponed();
+        self.try_again(&postponed, now);
+    }
+
+    /// Ends all pauses: the times at which they were to end were times of another clock.
+    pub(super) fn end_pauses(&mut self, now: SystemTime) {
+        let waits = |slot: &&Slot| matches!(slot.work, Work::Retry { .. });
+        let waiting = self.slots.iter().filter(waits);
+        let waiting: Vec<_> = waiting.map(|slot| slot.id().clone()).collect();
+        self.try_again(&waiting, now);
+    }
+
+    fn try_again(&mut self, ids: &[EntryId], now: SystemTime) {
         self.signing.resume();
-        for id in &self.slots.postponed() {
+        for id in ids {
             self.slots.edit(id, now, |slot| slot.work = Work::Idle);
             self.review(id, now);
         }

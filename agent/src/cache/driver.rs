@@ -14,9 +14,10 @@ use identity::entry::{Entry, EntryId};
 use identity::key::{KeyAlgorithm, PrivateKey};
 use identity::selector::Selectors;
 use identity::trust_domain::TrustDomain;
+use identity::validity::{Schedule, Validity};
 use identity::x509::{Certificate, X509Svid};
 use parking_lot::Mutex;
-use runtime::clock::Clock;
+use runtime::clock::{Clock, StepWatch};
 use runtime::random;
 use runtime::report;
 use runtime::shutdown::Shutdown;
@@ -37,6 +38,10 @@ use crate::upstream::{Denial, EntrySet, Refusal, SigningRequest, Upstream, Upstr
 const KEYS_INLINE: usize = 8;
 /// Subscribers are swept when they are this many more than twice those left by the last sweep.
 const SWEEP_MARGIN: usize = 64;
+/// The part of a lifetime after the start in which SVIDs are ones that a whole fleet may get at once.
+const START_PART: u32 = 10;
+/// How often somebody looks whether the clock was set.
+const LOOK_AT_CLOCK: Duration = Duration::from_secs(30);
 /// Up to how much later than its backoff a failed request is repeated.
 const SPREAD: Duration = Duration::from_secs(1);
 
@@ -82,6 +87,7 @@ pub struct Deps<U> {
 pub struct Driver<U> {
     deps: Deps<U>,
     options: Options,
+    started: SystemTime,
     inner: Mutex<Inner>,
     flights: Flights,
     alarm: watch::Sender<Option<SystemTime>>,
@@ -108,6 +114,7 @@ impl<U: Upstream> Driver<U> {
             ended: false,
         };
         Arc::new(Self {
+            started: deps.clock.now(),
             deps,
             options,
             inner: Mutex::new(inner),
@@ -121,6 +128,7 @@ impl<U: Upstream> Driver<U> {
     /// Renews and withdraws SVIDs at their times, until shutdown; then ends every stream.
     pub async fn run(self: Arc<Self>, shutdown: Shutdown) {
         let mut alarm = self.alarm.subscribe();
+        let mut steps = StepWatch::new(&self.deps.clock);
         loop {
             let next = *alarm.borrow_and_update();
             let rings = async {
@@ -134,6 +142,11 @@ impl<U: Upstream> Driver<U> {
                 // The sender lives in `self`.
                 _ = alarm.changed() => {}
                 () = rings => self.apply(Event::TimePassed),
+                () = self.deps.clock.sleep(LOOK_AT_CLOCK) => {}
+            }
+            if steps.stepped(&self.deps.clock) {
+                warn!("The clock was set, or the machine slept");
+                self.apply(Event::ClockSet);
             }
         }
         let mut inner = self.inner.lock();
@@ -395,8 +408,17 @@ impl<U: Upstream> Driver<U> {
         outcome(Outcome::Issued);
         let serial = svid.leaf().serial_decimal();
         info!(spiffe.id = %svid.id(), entry.id = %entry.id, svid.kind = "x509", svid.serial = %serial, "Obtained X509-SVID");
-        let schedule = self.options.rotation.plan(svid.validity(), random::jitter);
+        let schedule = self.plan(svid.validity());
         Ok(Signed { svid, schedule })
+    }
+
+    fn plan(&self, validity: Validity) -> Schedule {
+        let now = self.deps.clock.now();
+        let age = now.duration_since(self.started).unwrap_or_default();
+        match age < validity.lifetime() / START_PART {
+            true => (self.options.rotation).plan_apart(validity, now, random::jitter),
+            false => self.options.rotation.plan(validity, random::jitter),
+        }
     }
 }
 

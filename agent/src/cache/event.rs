@@ -46,8 +46,10 @@ pub enum Event {
     Left(Selectors),
     /// Callers that have at least these selectors are about to come.
     Expected(Selectors),
-    /// The time has come that [`super::State::alarm`] named, or the clock was set.
+    /// The time has come that [`super::State::alarm`] named.
     TimePassed,
+    /// The clock was set, or the machine slept: pauses that were to end at some time end now.
+    ClockSet,
     /// The server banned this agent.
     Banned,
 }

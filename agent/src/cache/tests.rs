@@ -2,6 +2,7 @@
 
 mod driver;
 mod properties;
+mod simulation;
 mod state;
 
 use std::collections::BTreeMap;

@@ -183,6 +183,8 @@ pub(crate) enum Mood {
 pub(crate) struct FakeServer {
     pub(crate) clock: Clock,
     pub(crate) ttl: Duration,
+    /// How long before it was signed an SVID begins to be valid.
+    backdate: Duration,
     world: Arc<Mutex<World>>,
     mood: watch::Sender<Mood>,
     pub(crate) signed: AtomicUsize,
@@ -208,6 +210,10 @@ struct World {
 
 impl FakeServer {
     pub(crate) fn new(clock: Clock, ttl: Duration) -> Arc<Self> {
+        Self::backdating(clock, ttl, Duration::ZERO)
+    }
+
+    pub(crate) fn backdating(clock: Clock, ttl: Duration, backdate: Duration) -> Arc<Self> {
         let ca = Ca::new();
         let bundle = bundle(&[&ca.certificate]);
         let world = World {
@@ -221,6 +227,7 @@ impl FakeServer {
         let server = Arc::new(Self {
             clock,
             ttl,
+            backdate,
             world: Arc::new(Mutex::new(world)),
             mood: watch::Sender::default(),
             signed: AtomicUsize::new(0),
@@ -384,9 +391,12 @@ impl Upstream for FakeServer {
                 message: "entry not found or not authorized".to_owned(),
             })?;
             self.signed.fetch_add(1, Ordering::Relaxed);
-            Ok(world
-                .ca
-                .sign(&request.csr, &entry.spiffe_id, self.clock.now(), self.ttl))
+            Ok(world.ca.sign(
+                &request.csr,
+                &entry.spiffe_id,
+                self.clock.now() - self.backdate,
+                self.ttl,
+            ))
         };
         Ok(requests.into_iter().map(sign).collect())
     }
