@@ -145,3 +145,97 @@ impl fmt::Debug for Outgoing {
             .finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::sync::Arc;
+    use std::time::UNIX_EPOCH;
+
+    use identity::entry::{EntryDraft, EntryId};
+    use identity::selector::{Selector, Selectors};
+    use identity::spiffe_id::SpiffeId;
+    use identity::trust_domain::TrustDomain;
+
+    use super::*;
+    use crate::index::entries::StoredEntry;
+    use crate::index::{Snapshot, Stored};
+    use crate::store::Revision;
+
+    fn entry(own: &TrustDomain, number: usize, selectors: usize) -> StoredEntry {
+        let id = |path: &str| SpiffeId::from_path(own, path).unwrap();
+        let selector = |n| {
+            Selector::new(
+                "unix",
+                &format!("{n}{}", "v".repeat(4_000 * selectors / 100)),
+            )
+        };
+        let selectors: Selectors = (0..selectors).map(|n| selector(n).unwrap()).collect();
+        let parent = id("/spire/agent/x/1");
+        let draft = EntryDraft::new(id(&format!("/{number}")), parent, selectors);
+        let entry_id = EntryId::parse(&format!("entry-{number}")).unwrap();
+        let value = draft
+            .check(own)
+            .unwrap()
+            .into_entry(entry_id, 0, UNIX_EPOCH);
+        let revision = Revision::new(1);
+        Arc::new(Stored { revision, value })
+    }
+
+    fn messages(entries: Vec<StoredEntry>, removed: Vec<EntryId>) -> Vec<Change> {
+        let own = TrustDomain::parse("example.org").unwrap();
+        let snapshot = Snapshot::from_records(&own, Revision::new(7), &[]).unwrap();
+        let told = Told {
+            snapshot: Arc::new(snapshot),
+            delta: Delta {
+                entries,
+                removed,
+                ..Delta::default()
+            },
+            digest: EntriesDigest::default(),
+        };
+        let mut outgoing = Outgoing::new(&[1; 16], told);
+        let mut changes = Vec::new();
+        while let Some(response) = outgoing.next() {
+            assert!(response.encoded_len() <= MAX_MESSAGE_BYTES || changes.len() == 1);
+            let Some(Content::Change(change)) = response.message else {
+                panic!("no change");
+            };
+            changes.push(change);
+        }
+        changes
+    }
+
+    #[test]
+    fn a_hundred_thousand_entries_go_in_messages_of_a_mebibyte_at_most() {
+        let own = TrustDomain::parse("example.org").unwrap();
+        let entries: Vec<_> = (0..100_000).map(|n| entry(&own, n, 1)).collect();
+        let changes = messages(entries, vec![EntryId::parse("gone").unwrap()]);
+        let ids = changes.iter().flat_map(|change| &change.entries);
+        let ids: BTreeSet<&str> = ids.map(|entry| entry.id.as_str()).collect();
+        assert_eq!(ids.len(), 100_000);
+        // Full messages: no more of them than it takes.
+        let bytes: usize = changes.iter().map(Change::encoded_len).sum();
+        assert!(changes.len() <= bytes / (MAX_MESSAGE_BYTES / 10 * 9) + 1);
+        let (last, others) = changes.split_last().unwrap();
+        assert_eq!(last.position.as_ref().unwrap().revision, 7);
+        assert!(others.iter().all(|change| change.position.is_none()));
+    }
+
+    #[test]
+    fn an_entry_that_is_larger_than_a_message_goes_alone() {
+        let own = TrustDomain::parse("example.org").unwrap();
+        let entries = vec![entry(&own, 1, 1), entry(&own, 2, 200), entry(&own, 3, 1)];
+        let lengths: Vec<_> = messages(entries, Vec::new())
+            .iter()
+            .map(|change| change.entries.len())
+            .collect();
+        assert_eq!(lengths, [1, 1, 1]);
+    }
+
+    #[test]
+    fn a_change_of_nothing_is_one_message_with_its_position() {
+        let changes = messages(Vec::new(), Vec::new());
+        assert!(matches!(&changes[..], [only] if only.position.is_some()));
+    }
+}
