@@ -30,9 +30,11 @@
 //!
 //! `/proc/PID/mountinfo` is never read: a process chooses its own mounts.
 
+pub mod engine;
 mod ids;
 mod lines;
 mod path;
+pub mod pattern;
 
 use self::lines::Line;
 use self::path::Found;
@@ -105,11 +107,17 @@ impl Viewpoint {
         if self.anchors.is_empty() {
             return path::unanchored(&line.path);
         }
+        self.below_anchor(line)
+            .map_or(Found::Nothing, path::anchored)
+    }
+
+    /// What stands behind the agent's own prefix, if the agent has one and the line begins with it.
+    fn below_anchor<'a, 'b>(&self, line: &'a Line<'b>) -> Option<&'a [&'b [u8]]> {
         let of_line = |anchor: &&Anchor| *anchor.controllers == *line.controllers;
-        match self.anchors.iter().find(of_line) {
-            Some(anchor) if line.path.up == 0 => path::below(&anchor.prefix, &line.path.components),
-            _ => Found::Nothing,
-        }
+        let prefix = &self.anchors.iter().find(of_line)?.prefix;
+        let (above, rest) = line.path.components.split_at_checked(prefix.len())?;
+        let is_same = above.iter().zip(prefix).all(|(a, b)| **a == **b);
+        (is_same && line.path.up == 0).then_some(rest)
     }
 }
 

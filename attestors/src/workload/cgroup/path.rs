@@ -61,14 +61,9 @@ pub(super) fn unanchored(path: &Path<'_>) -> Found {
     }
 }
 
-/// Reads a path that must begin with `prefix`.
-pub(super) fn below(prefix: &[Box<[u8]>], components: &[&[u8]]) -> Found {
-    match components.split_at_checked(prefix.len()) {
-        Some((above, rest)) if above.iter().zip(prefix).all(|(a, b)| **a == **b) => {
-            descend(rest, Start::Root)
-        }
-        _ => Found::Nothing,
-    }
+/// Reads what stands behind the reader's anchor.
+pub(super) fn anchored(components: &[&[u8]]) -> Found {
+    descend(components, Start::Root)
 }
 
 /// Where the innermost tree of pods begins that leads into a container. Only for the agent's own path.
@@ -247,12 +242,12 @@ fn is_quality(stem: &[u8]) -> bool {
 }
 
 /// Whether a slice of this name lies in a slice of that name, as systemd nests them.
-fn is_child(stem: &[u8], above: &[u8]) -> bool {
+pub(super) fn is_child(stem: &[u8], above: &[u8]) -> bool {
     stem.strip_prefix(above)
         .is_some_and(|rest| rest.starts_with(b"-"))
 }
 
-fn bare_id(id: &[u8]) -> Option<ContainerId> {
+pub(super) fn bare_id(id: &[u8]) -> Option<ContainerId> {
     ContainerId::parse(std::str::from_utf8(id).ok()?)
 }
 
