@@ -15,6 +15,7 @@ mod proc;
 use std::ffi::OsString;
 use std::fs::File;
 use std::io;
+use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
 use nix::sys::socket::{getsockopt, sockopt};
@@ -185,6 +186,11 @@ impl Peer {
     /// When the process started, in clock ticks since boot. It survives an `exec`.
     pub fn start_time(&self) -> u64 {
         self.start_time
+    }
+
+    /// The descriptor of the process, where the kernel has one: who is shown it can look at no other.
+    pub fn pidfd(&self) -> Option<BorrowedFd<'_>> {
+        self.pidfd.as_ref().map(PidFd::as_fd)
     }
 
     /// Whether the process runs. A zombie does not.

@@ -1,7 +1,7 @@
 //! A descriptor of a process, which becomes readable when it exits.
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -47,6 +47,10 @@ impl PidFd {
             Err(Errno::NOSYS | Errno::PERM) => Err(PidFdError::Unsupported),
             Err(errno) => Err(PidFdError::Failed(errno.into())),
         }
+    }
+
+    pub(super) fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.get_ref().as_fd()
     }
 
     pub(super) fn has_exited(&self) -> bool {
