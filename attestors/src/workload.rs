@@ -3,7 +3,10 @@
 use identity::selector::Selectors;
 
 pub mod cgroup;
+pub mod docker;
+mod http;
 pub mod k8s;
+pub mod systemd;
 pub mod unix;
 
 /// What a workload attestor found out.
@@ -46,6 +49,10 @@ pub enum Denial {
     /// The container was added to a running pod, with an image of somebody's choice.
     #[error("the caller is in an ephemeral container, which has no part in its pod's identity")]
     EphemeralContainer,
+    /// The container engine answers of another container than the kernel names, or has the container's
+    /// first process in another cgroup.
+    #[error("the container engine's container is another one than the caller's cgroup names")]
+    ContainerMismatch,
 }
 
 impl Denial {
@@ -62,6 +69,7 @@ impl Denial {
             Self::PodContradiction => "pod_contradiction",
             Self::PodAmbiguous => "pod_ambiguous",
             Self::EphemeralContainer => "ephemeral_container",
+            Self::ContainerMismatch => "container_mismatch",
         }
     }
 }

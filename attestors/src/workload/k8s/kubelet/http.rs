@@ -6,17 +6,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{AUTHORIZATION, CONTENT_LENGTH, HOST};
+use http::header::{AUTHORIZATION, HOST};
 use http::{HeaderValue, Request, Response, StatusCode};
-use http_body_util::{BodyExt, Empty};
+use http_body_util::Empty;
 use hyper::body::Incoming;
-use hyper::client::conn::http1::{SendRequest, handshake};
-use hyper_util::rt::TokioIo;
 use runtime::clock::Clock;
 use runtime::tasks::TaskGroup;
 use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 use tokio_rustls::TlsConnector;
@@ -26,6 +23,7 @@ use super::credentials::{Material, authorization};
 use super::list::{ListError, MAX_LIST_BYTES, PodList};
 use super::options::{Endpoint, KubeletOptions, Secure};
 use super::tls::client_config;
+use crate::workload::http::{BodyError, Line, Stream, body, speak};
 
 /// Asks for the list, one request at a time, over a connection that is kept.
 #[derive(Debug)]
@@ -40,8 +38,6 @@ pub(super) struct Client {
     /// The memory of a list that was replaced: the next one is read into it.
     spare: Vec<u8>,
 }
-
-type Line = SendRequest<Empty<Bytes>>;
 
 impl Client {
     pub(super) fn new(
@@ -92,7 +88,7 @@ impl Client {
             }
         }
         match response.status() {
-            StatusCode::OK => body(response, std::mem::take(&mut self.spare)).await,
+            StatusCode::OK => read(response, std::mem::take(&mut self.spare)).await,
             StatusCode::UNAUTHORIZED => Err(KubeletError::Unauthorized),
             StatusCode::FORBIDDEN => Err(KubeletError::Forbidden),
             other => Err(KubeletError::Status(other.as_u16())),
@@ -173,20 +169,17 @@ impl Client {
                 let connector = TlsConnector::from(Arc::clone(config));
                 let name = shown_name(secure);
                 let tls = connector.connect(name, tcp).await;
-                self.speak(tls.map_err(|error| refused(address(&self.endpoint), error))?)
-                    .await
+                let tls = tls.map_err(|error| refused(address(&self.endpoint), error))?;
+                self.speak(Box::new(tls)).await
             }
-            _ => self.speak(tcp).await,
+            _ => self.speak(Box::new(tcp)).await,
         }
     }
 
-    async fn speak(
-        &self,
-        stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
-    ) -> Result<Line, KubeletError> {
-        let connection = handshake(TokioIo::new(stream)).await;
+    async fn speak(&self, stream: Box<dyn Stream>) -> Result<Line, KubeletError> {
+        let spoken = speak(stream).await;
         let (line, connection) =
-            connection.map_err(|error| KubeletError::Interrupted(Arc::new(error)))?;
+            spoken.map_err(|error| KubeletError::Interrupted(Arc::new(error)))?;
         self.tasks
             .spawn_contained("kubelet-connection", async move {
                 // Its failure is told to the request that was on it.
@@ -205,28 +198,13 @@ async fn parse(bytes: Bytes) -> Result<PodList, KubeletError> {
         .map_err(KubeletError::Garbage)
 }
 
-/// Reads an answer into this memory. It is refused as soon as it is known to be too large.
-async fn body(response: Response<Incoming>, mut content: Vec<u8>) -> Result<Bytes, KubeletError> {
-    let announced = response.headers().get(CONTENT_LENGTH);
-    let announced = announced.and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
-    if announced.is_some_and(|length| length > MAX_LIST_BYTES) {
-        return Err(KubeletError::TooLarge);
-    }
-    content.clear();
-    content.reserve_exact(announced.unwrap_or_default());
-    let mut body = response.into_body();
-    while let Some(frame) = body.frame().await {
-        let frame = frame.map_err(|error| KubeletError::Interrupted(Arc::new(error)))?;
-        let data = frame.into_data().unwrap_or_default();
-        if content.len() + data.len() > MAX_LIST_BYTES {
-            return Err(KubeletError::TooLarge);
-        }
-        if content.capacity() - content.len() < data.len() {
-            // By a quarter, not by doubling: the list is kept, and so is what it does not need.
-            content.reserve_exact(data.len().max(content.len() / 4));
-        }
-        content.extend_from_slice(&data);
-    }
+/// Reads the list into this memory.
+async fn read(response: Response<Incoming>, memory: Vec<u8>) -> Result<Bytes, KubeletError> {
+    let read = body(response, memory, MAX_LIST_BYTES).await;
+    let mut content = read.map_err(|error| match error {
+        BodyError::TooLarge => KubeletError::TooLarge,
+        BodyError::Interrupted(error) => KubeletError::Interrupted(Arc::new(error)),
+    })?;
     if content.capacity() / 2 > content.len() {
         content.shrink_to_fit();
     }
