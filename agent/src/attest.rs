@@ -4,8 +4,10 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use attestors::workload::docker::{self, Docker, DockerError};
 use attestors::workload::k8s::kubelet::KubeletOptions;
 use attestors::workload::k8s::{self, Interest, K8s, K8sError};
+use attestors::workload::systemd::{self, Systemd, SystemdError};
 use attestors::workload::unix::{self, Unix, UnixError};
 use attestors::workload::{Denial, Verdict};
 use futures_util::future::join_all;
@@ -53,6 +55,8 @@ impl Caller {
 pub enum WorkloadAttestor {
     Unix(Unix),
     K8s(K8s),
+    Docker(Docker),
+    Systemd(Systemd),
     #[cfg(test)]
     Fake(tests::Fake),
 }
@@ -62,6 +66,8 @@ impl WorkloadAttestor {
         match self {
             Self::Unix(_) => Name::Unix,
             Self::K8s(_) => Name::K8s,
+            Self::Docker(_) => Name::Docker,
+            Self::Systemd(_) => Name::Systemd,
             #[cfg(test)]
             Self::Fake(_) => Name::Fake,
         }
@@ -73,17 +79,21 @@ impl WorkloadAttestor {
             Self::Unix(_) => DEADLINE,
             // It keeps its own time; this is for what it does not foresee.
             Self::K8s(k8s) => k8s.patience() + KubeletOptions::REQUEST_TIMEOUT + DEADLINE,
+            // It asks twice, for the container and for its image.
+            Self::Docker(_) => docker::Options::REQUEST_TIMEOUT * 2 + DEADLINE,
+            Self::Systemd(_) => systemd::Options::TIMEOUT + DEADLINE,
             #[cfg(test)]
             Self::Fake(_) => DEADLINE,
         }
     }
 
-    /// How many callers it looks at at once. A pod that waits for the kubelet costs no thread, must
-    /// keep nobody else waiting, and there are no more of them than the socket lets in.
+    /// How many callers it looks at at once. Who waits for the kubelet or a container engine costs no
+    /// thread, must keep nobody else waiting, and there are no more of them than the socket lets in. A
+    /// bus has few connections for one user.
     fn at_once(&self) -> usize {
         match self {
-            Self::K8s(_) => Semaphore::MAX_PERMITS,
-            Self::Unix(_) => AT_ONCE,
+            Self::K8s(_) | Self::Docker(_) => Semaphore::MAX_PERMITS,
+            Self::Unix(_) | Self::Systemd(_) => AT_ONCE,
             #[cfg(test)]
             Self::Fake(_) => AT_ONCE,
         }
@@ -97,6 +107,8 @@ impl WorkloadAttestor {
         match self {
             Self::Unix(unix) => Ok(unix.attest(peer).await?),
             Self::K8s(k8s) => Ok(k8s.attest(peer, interest).await?),
+            Self::Docker(docker) => Ok(docker.attest(peer).await?),
+            Self::Systemd(systemd) => Ok(systemd.attest(peer).await?),
             #[cfg(test)]
             Self::Fake(fake) => fake.attest().await,
         }
@@ -107,6 +119,8 @@ impl WorkloadAttestor {
 enum Name {
     Unix,
     K8s,
+    Docker,
+    Systemd,
     #[cfg(test)]
     Fake,
 }
@@ -116,6 +130,8 @@ impl fmt::Display for Name {
         f.write_str(match self {
             Self::Unix => unix::NAME,
             Self::K8s => k8s::NAME,
+            Self::Docker => docker::NAME,
+            Self::Systemd => systemd::NAME,
             #[cfg(test)]
             Self::Fake => "fake",
         })
@@ -129,6 +145,10 @@ enum AttestorError {
     Unix(#[from] UnixError),
     #[error("the attestor `k8s` failed")]
     K8s(#[from] K8sError),
+    #[error("the attestor `docker` failed")]
+    Docker(#[from] DockerError),
+    #[error("the attestor `systemd` failed")]
+    Systemd(#[from] SystemdError),
     #[error("the attestor did not answer in time")]
     Deadline,
     #[error("the attestor looks at too many callers")]
@@ -143,6 +163,8 @@ impl AttestorError {
     fn is_unasked(&self) -> bool {
         match self {
             Self::K8s(error) => error.is_unasked(),
+            Self::Docker(error) => error.is_unasked(),
+            Self::Systemd(error) => error.is_unasked(),
             Self::Deadline | Self::Overloaded => true,
             Self::Unix(_) => false,
             #[cfg(test)]
@@ -154,6 +176,8 @@ impl AttestorError {
         match self {
             Self::Unix(error) => error.reason(),
             Self::K8s(error) => error.reason(),
+            Self::Docker(error) => error.reason(),
+            Self::Systemd(error) => error.reason(),
             Self::Deadline => "attestor_deadline",
             Self::Overloaded => "attestor_overloaded",
             #[cfg(test)]
@@ -353,7 +377,8 @@ fn denied(denial: Denial) -> AttestError {
         | Denial::PodOnAnotherNode
         | Denial::PodContradiction
         | Denial::PodAmbiguous
-        | Denial::EphemeralContainer => AttestError::Denied(Box::new(denial)),
+        | Denial::EphemeralContainer
+        | Denial::ContainerMismatch => AttestError::Denied(Box::new(denial)),
     }
 }
 

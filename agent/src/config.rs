@@ -3,6 +3,7 @@
 //! What SPIRE knows and this agent does not build is refused by name: an operator who relies on it
 //! must not find out later.
 
+mod docker;
 mod k8s;
 mod plugins;
 mod raw;

@@ -7,9 +7,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use attestors::workload::cgroup::{self, Viewpoint};
+use attestors::workload::docker::Docker;
 use attestors::workload::k8s::K8s;
 use attestors::workload::k8s::kubelet::{Kubelet, KubeletMetrics};
 use attestors::workload::k8s::volumes::Volumes;
+use attestors::workload::systemd::Systemd;
 use attestors::workload::unix::Unix;
 use runtime::listen::{self, BoundUnix, ListenError};
 use runtime::random;
@@ -92,6 +94,13 @@ pub fn attestors(config: &Config, volumes: &Arc<Volumes>, deps: &Deps) -> Attest
     let attestor = |attestor: &WorkloadAttestorConfig| match attestor {
         WorkloadAttestorConfig::Unix(options) => WorkloadAttestor::Unix(Unix::new(*options)),
         WorkloadAttestorConfig::K8s(config) => WorkloadAttestor::K8s(k8s(config, volumes, deps)),
+        WorkloadAttestorConfig::Docker(options) => {
+            let docker = Docker::new(options.as_ref().clone(), viewpoint());
+            WorkloadAttestor::Docker(docker)
+        }
+        WorkloadAttestorConfig::Systemd(options) => {
+            WorkloadAttestor::Systemd(Systemd::new(options.clone()))
+        }
     };
     let all = config.workload_attestors.iter().map(attestor).collect();
     Attestors::new(

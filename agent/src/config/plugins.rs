@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use attestors::node::join_token;
 use attestors::node::k8s_psat::{self, Prover};
-use attestors::workload::{k8s, unix};
+use attestors::workload::{docker, k8s, systemd, unix};
 use runtime::config::{self, Body, Nothing, Plugin, Problems, Unbuilt, given};
 use serde::Deserialize;
 
@@ -36,6 +36,10 @@ pub enum WorkloadAttestorConfig {
     Unix(unix::Options),
     /// By the pod that the kubelet has it in.
     K8s(Box<K8sConfig>),
+    /// By what docker or Podman knows of its container.
+    Docker(Box<docker::Options>),
+    /// By the unit that systemd has it in.
+    Systemd(systemd::Options),
 }
 
 /// SPIRE's plugins that are not built.
@@ -53,10 +57,7 @@ const UNBUILT: Unbuilt<'_> = &[
             "http_challenge",
         ],
     ),
-    (
-        "WorkloadAttestor",
-        &["docker", "systemd", "slurm", "windows"],
-    ),
+    ("WorkloadAttestor", &["slurm", "windows"]),
     ("SVIDStore", &["aws_secretsmanager", "gcp_secretmanager"]),
 ];
 
@@ -113,12 +114,26 @@ pub(super) fn read(
                 let attestor = config.map(|config| WorkloadAttestorConfig::K8s(Box::new(config)));
                 plugins.workload_attestors.extend(attestor);
             }
+            ("WorkloadAttestor", docker::NAME) => {
+                let options = Box::new(super::docker::read(plugin, problems));
+                let attestor = WorkloadAttestorConfig::Docker(options);
+                plugins.workload_attestors.push(attestor);
+            }
+            ("WorkloadAttestor", systemd::NAME) => {
+                let options = super::docker::systemd(plugin, variables, problems);
+                let attestor = WorkloadAttestorConfig::Systemd(options);
+                plugins.workload_attestors.push(attestor);
+            }
             _ => plugin.refuse(UNBUILT, problems),
         }
     }
     declared.exactly_one("KeyManager", "`disk` or `memory`", problems);
     declared.exactly_one("NodeAttestor", "`join_token` or `k8s_psat`", problems);
-    declared.at_least_one("WorkloadAttestor", "`unix` or `k8s`", problems);
+    declared.at_least_one(
+        "WorkloadAttestor",
+        "`unix`, `k8s`, `docker` or `systemd`",
+        problems,
+    );
     plugins
 }
 

@@ -85,7 +85,7 @@ fn all_errors_are_told_at_once_with_their_keys() {
     let error = refusal(
         r#"
         agent { server_port = 70000 trust_domain = "Bad Domain" x509_svid_cache_max_size = -1 wrong = 1 }
-        plugins { KeyManager "disk" { plugin_data { path = "x" } } WorkloadAttestor "docker" {} }
+        plugins { KeyManager "disk" { plugin_data { path = "x" } } WorkloadAttestor "slurm" {} }
         "#,
     );
     for expected in [
@@ -96,7 +96,7 @@ fn all_errors_are_told_at_once_with_their_keys() {
         "unknown key `agent.wrong`",
         "directory`: must be set",
         "unknown key `plugins.KeyManager.disk.plugin_data.path`",
-        "the plugin WorkloadAttestor `docker` is not built",
+        "the plugin WorkloadAttestor `slurm` is not built",
         "`plugins.NodeAttestor`: exactly one",
         "must be configured unless insecure_bootstrap is set",
     ] {
@@ -131,7 +131,7 @@ fn what_is_not_built_is_refused_by_name() {
     }
     for plugin in [
         r#"NodeAttestor "x509pop" {}"#,
-        r#"WorkloadAttestor "docker" {}"#,
+        r#"WorkloadAttestor "slurm" {}"#,
         r#"SVIDStore "aws_secretsmanager" {}"#,
     ] {
         let error = refusal(
@@ -160,6 +160,73 @@ fn a_pod_attests_by_the_token_that_spires_manifests_mount() {
     }
     let error = refusal(&with_psat(""));
     assert!(error.contains("cluster"), "{error}");
+}
+
+fn with_attestor(block: &str) -> String {
+    AGENT.to_owned() + &PLUGINS.replace("plugins {", &format!("plugins {{ {block}\n"))
+}
+
+#[test]
+fn the_settings_of_docker_are_spires_and_users_podmans_are_asked_only_if_named() {
+    let docker = |data: &str| {
+        let block = format!(r#"WorkloadAttestor "docker" {{ plugin_data {{ {data} }} }}"#);
+        let (config, _) = load(&with_attestor(&block)).unwrap();
+        let found = config.workload_attestors.into_iter().find_map(|attestor| {
+            let WorkloadAttestorConfig::Docker(options) = attestor else {
+                return None;
+            };
+            Some(options)
+        });
+        found.unwrap()
+    };
+    let usual = docker("");
+    assert_eq!(usual.docker_socket, Path::new("/var/run/docker.sock"));
+    assert_eq!(usual.podman_socket, Path::new("/run/podman/podman.sock"));
+    assert!(usual.user_sockets.is_none() && usual.docker_version.is_none());
+    assert!(usual.patterns.is_none());
+    let said = docker(
+        r#"docker_socket_path = "unix:///d" podman_socket_path = "unix:///p" docker_version = "1.41"
+        podman_socket_path_template = "unix:///u/%d" use_new_container_locator = false
+        container_id_cgroup_matchers = ["/a/<id>"]"#,
+    );
+    assert_eq!(said.docker_socket, Path::new("/d"));
+    assert_eq!(said.podman_socket, Path::new("/p"));
+    assert_eq!(said.user_sockets.unwrap().of(7), Path::new("/u/7"));
+    assert!(said.docker_version.is_some() && said.patterns.is_some());
+    for (data, expected) in [
+        (r#"docker_socket_path = "tcp://x:1""#, "docker_socket_path"),
+        (r#"docker_version = "latest""#, "docker_version"),
+        (
+            r#"podman_socket_path_template = "unix:///x""#,
+            "exactly one",
+        ),
+        (
+            r#"container_id_cgroup_matchers = ["/a/<id>"]"#,
+            "cannot both be used",
+        ),
+        (
+            r#"use_new_container_locator = false container_id_cgroup_matchers = ["/a/*"]"#,
+            "exactly once",
+        ),
+        ("sigstore {}", "not built"),
+        (r#"docker_host = "npipe:////./pipe/x""#, "Windows"),
+        (r#"socket = "x""#, "unknown key"),
+    ] {
+        let block = format!(r#"WorkloadAttestor "docker" {{ plugin_data {{ {data} }} }}"#);
+        let error = refusal(&with_attestor(&block));
+        assert!(error.contains(expected), "{error}");
+    }
+}
+
+#[test]
+fn systemd_takes_no_settings() {
+    let (config, _) = load(&with_attestor(r#"WorkloadAttestor "systemd" {}"#)).unwrap();
+    let is_systemd = |attestor: &WorkloadAttestorConfig| matches!(attestor, WorkloadAttestorConfig::Systemd(options) if options.bus == Path::new("/run/dbus/system_bus_socket"));
+    assert!(config.workload_attestors.iter().any(is_systemd));
+    let error = refusal(&with_attestor(
+        r#"WorkloadAttestor "systemd" { plugin_data { bus = "x" } }"#,
+    ));
+    assert!(error.contains("unknown key"), "{error}");
 }
 
 #[test]
