@@ -10,10 +10,13 @@ use std::time::{Duration, SystemTime};
 
 use attestors::node::join_token::Token;
 use attestors::node::k8s_psat::{Node, Payload, Pod, Review};
+use attestors::workload::cgroup::pattern::Patterns;
 use attestors::workload::cgroup::{ContainerId, Place, PodUid, Viewpoint};
+use attestors::workload::docker::description::{Description, image_digest};
 use attestors::workload::k8s::kubelet::list::PodList;
 use attestors::workload::k8s::kubelet::watch;
 use attestors::workload::k8s::pod::Pod as KubeletPod;
+use attestors::workload::systemd::message::{Message, PREFIX};
 use attestors::workload::unix::status::Status;
 use aws_lc_rs::digest;
 use identity::bundle::Bundle;
@@ -172,6 +175,9 @@ pub(crate) fn cgroup(data: &[u8]) {
     let caller = caller.strip_prefix(b"\0").unwrap_or(caller);
     let viewpoint = Viewpoint::of_agent(agent).unwrap_or_default();
     let _ = viewpoint.locate(caller);
+    let _ = viewpoint.container(caller);
+    let patterns = Patterns::parse(&["/docker/<id>", "/*/*/<id>"]).expect("good patterns");
+    let _ = patterns.container(caller);
     let victim = format!("/pod{}/{}", "5e".repeat(16), "5e".repeat(32));
     for line in caller.split(|byte| *byte == b'\n') {
         let place = viewpoint.locate(line);
@@ -180,6 +186,43 @@ pub(crate) fn cgroup(data: &[u8]) {
             let below = [line, victim.as_bytes()].concat();
             assert_eq!(viewpoint.locate(&below), place);
         }
+        if let Ok(Some(container)) = viewpoint.container(line) {
+            let below = [line, victim.as_bytes()].concat();
+            assert_eq!(viewpoint.container(&below), Ok(Some(container)));
+        }
+    }
+}
+
+/// What an engine says of a container, and of an image.
+pub(crate) fn container_description(data: &[u8]) {
+    let _ = image_digest(data);
+    match Description::parse(data) {
+        Ok(description) => {
+            let (without, with) = (
+                description.selectors(None),
+                description.selectors(Some("x")),
+            );
+            assert!(without.is_subset_of(&with) && with.len() == without.len() + 1);
+            assert!(without.iter().all(|selector| selector.kind() == "docker"));
+        }
+        // No error quotes what it could not read.
+        Err(error) => assert!(error.to_string().len() < 100),
+    }
+}
+
+/// A message of D-Bus comes back the same when it is written and read again, whatever its order.
+pub(crate) fn dbus_message(data: &[u8]) {
+    if let Some(prefix) = data.first_chunk::<PREFIX>() {
+        let _ = Message::length(prefix);
+    }
+    let Ok(message) = Message::parse(data) else {
+        return;
+    };
+    let body = &message.body;
+    let _ = (body.text(), body.u32(), body.second_text());
+    if data.first() == Some(&b'l') {
+        let written = message.encode();
+        assert_eq!(Message::parse(&written), Ok(message));
     }
 }
 

@@ -237,6 +237,13 @@ impl Place {
         start_agent(Make::Signet, self.folder.path(), Some(&self.token))
     }
 
+    /// The same with variables in its environment.
+    pub fn start_with(&self, variables: &[(&str, &str)]) -> Process {
+        let mut command = agent_command(Make::Signet, self.folder.path(), Some(&self.token));
+        command.envs(variables.iter().copied());
+        Process::start("agent", &mut command)
+    }
+
     /// Starts the agent without a token, and waits until it serves.
     pub fn start_again(self) -> Agent {
         Agent::start(Make::Signet, self.id, self.folder, None)
@@ -358,6 +365,10 @@ fn start_server(plan: &Plan, folder: &Path) -> Process {
 }
 
 fn start_agent(make: Make, folder: &Path, token: Option<&str>) -> Process {
+    Process::start("agent", &mut agent_command(make, folder, token))
+}
+
+fn agent_command(make: Make, folder: &Path, token: Option<&str>) -> Command {
     let mut command = make.agent();
     command
         .args(["run", "-config"])
@@ -365,7 +376,7 @@ fn start_agent(make: Make, folder: &Path, token: Option<&str>) -> Process {
     if let Some(token) = token {
         command.args(["-joinToken", token]);
     }
-    Process::start("agent", &mut command)
+    command
 }
 
 fn wait_for_agent(make: Make, socket: &Path) {

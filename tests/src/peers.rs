@@ -43,6 +43,27 @@ pub fn java(class: &str) -> Option<Command> {
     Some(command)
 }
 
+/// A program of Debian's that `tests/setup` installs, and that only root can use here.
+pub fn program_of_root(name: &str) -> Option<Command> {
+    if !nix::unistd::geteuid().is_root() {
+        skip(&format!("the peer `{name}` needs root"));
+        return None;
+    }
+    program(name)
+}
+
+/// A program of Debian's that `tests/setup` installs.
+pub fn program(name: &str) -> Option<Command> {
+    let found = variable("PATH").is_some_and(|path| {
+        let mut folders = path.split(':').map(PathBuf::from);
+        folders.any(|folder| folder.join(name).is_file())
+    });
+    if !found {
+        skip(&format!("the peer `{name}` is missing; run `tests/setup`"));
+    }
+    found.then(|| Command::new(name))
+}
+
 fn cache() -> PathBuf {
     if let Some(folder) = variable("SIGNET_PEERS") {
         return folder.into();

@@ -19,6 +19,8 @@ const TARGETS: &[(&str, Body)] = &[
     ("k8s_psat", bodies::k8s_psat),
     ("kubelet_list", bodies::kubelet_list),
     ("kubelet_pod", bodies::kubelet_pod),
+    ("container_description", bodies::container_description),
+    ("dbus_message", bodies::dbus_message),
     ("proc_texts", bodies::proc_texts),
     ("authority_filter", bodies::authority_filter),
     ("cgroup", bodies::cgroup),

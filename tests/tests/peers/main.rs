@@ -8,7 +8,9 @@
 
 mod envoy;
 mod java;
+mod podman;
 mod python;
 mod rust;
 mod scenarios;
+mod systemd;
 mod webpki;
