@@ -6,7 +6,7 @@
 //! how to read the table.
 //!
 //! `bench [--cold] [ROOM..]` runs all rooms, or those named: `issue`, `commit`, `fetch`, `footprint`,
-//! `kubelet`, `kubernetes`.
+//! `kubelet`, `kubernetes`, `push`.
 //! `--cold` adds a `cargo check` that finds nothing built.
 #![expect(
     clippy::unwrap_used,
@@ -26,6 +26,7 @@ mod kubelet;
 mod kubernetes;
 mod listed;
 mod node;
+mod push;
 mod table;
 
 use std::path::Path;
@@ -35,13 +36,14 @@ use table::Row;
 
 type Measure = fn() -> Vec<Row>;
 
-const ROOMS: [(&str, Measure); 6] = [
+const ROOMS: [(&str, Measure); 7] = [
     ("issue", issue::rows),
     ("commit", commit::rows),
     ("fetch", fetch::rows),
     ("footprint", footprint::rows),
     ("kubelet", kubelet::rows),
     ("kubernetes", kubernetes::rows),
+    ("push", push::rows),
 ];
 
 fn main() {
@@ -57,7 +59,7 @@ fn main() {
             && rooms
                 .iter()
                 .all(|room| ROOMS.iter().any(|(name, _)| name == room)),
-        "usage: bench [--cold] [issue|commit|fetch|footprint|kubelet|kubernetes]..."
+        "usage: bench [--cold] [issue|commit|fetch|footprint|kubelet|kubernetes|push]..."
     );
     if cfg!(debug_assertions) {
         eprintln!("bench: this is a debug build; its numbers say nothing");

@@ -16,9 +16,11 @@ use proto::spire::server::agent::agent_client::AgentClient;
 use proto::spire::server::agent::{BanAgentRequest, CreateJoinTokenRequest, DeleteAgentRequest};
 use proto::spire::server::bundle::GetBundleRequest;
 use proto::spire::server::bundle::bundle_client::BundleClient;
-use proto::spire::server::entry::BatchCreateEntryRequest;
+use proto::spire::server::entry::{BatchCreateEntryRequest, BatchDeleteEntryRequest};
 use proto::spire::server::entry::entry_client::EntryClient;
 use proto::spire::types;
+use proto::workload::spiffe_workload_api_client::SpiffeWorkloadApiClient;
+use proto::workload::{X509svidRequest, X509svidResponse};
 use runtime::clock::Clock;
 use runtime::metrics::Metrics;
 use runtime::readiness::Readiness;
@@ -26,6 +28,7 @@ use runtime::shutdown::{Reason, Shutdown, ShutdownTrigger};
 use runtime::tasks::{Drained, TaskGroup};
 use tempfile::TempDir;
 use tokio::net::UnixStream;
+use tonic::Streaming;
 use tonic::transport::{Channel, Endpoint};
 use workload_api::client::WorkloadClient;
 
@@ -134,7 +137,7 @@ impl Server {
         std::fs::write(path, pem).unwrap();
     }
 
-    async fn entry(&self, parent: &str, path: &str) {
+    async fn entry(&self, parent: &str, path: &str) -> String {
         let entry = types::Entry {
             parent_id: Some(id(parent)),
             spiffe_id: Some(id(path)),
@@ -152,6 +155,18 @@ impl Server {
             .batch_create_entry(request)
             .await
             .unwrap();
+        let result = response.into_inner().results.remove(0);
+        let status = result.status.unwrap();
+        assert_eq!(status.code, 0, "{}", status.message);
+        result.entry.unwrap().id
+    }
+
+    async fn delete(&self, id: String) {
+        let request = BatchDeleteEntryRequest { ids: vec![id] };
+        let response = EntryClient::new(self.admin.clone())
+            .batch_delete_entry(request)
+            .await
+            .unwrap();
         let status = response.get_ref().results[0].status.clone().unwrap();
         assert_eq!(status.code, 0, "{}", status.message);
     }
@@ -165,7 +180,7 @@ impl Agent {
             agent {{
                 data_dir = "{0}/agent" trust_domain = "example.org" trust_bundle_path = "{0}/bundle.pem"
                 server_address = "localhost" server_port = {port} socket_path = "{0}/agent.sock"
-                join_token = "{token}" experimental {{ sync_interval = "100ms" }}
+                join_token = "{token}" experimental {{ sync_interval = "1h" }}
             }}
             plugins {{
                 KeyManager "disk" {{ plugin_data {{ directory = "{0}/agent" }} }}
@@ -200,12 +215,47 @@ impl Agent {
         WorkloadClient::connect(&endpoint).await.unwrap()
     }
 
+    /// A stream of X509-SVIDs that stays open.
+    async fn stream(&self) -> Watched {
+        let mut request = tonic::Request::new(X509svidRequest {});
+        let header = "true".parse().unwrap();
+        request.metadata_mut().insert("workload.spiffe.io", header);
+        let channel = admin(self.handle.socket.as_ref().unwrap());
+        let mut client = SpiffeWorkloadApiClient::new(channel);
+        let stream = client.fetch_x509svid(request).await.unwrap();
+        Watched(stream.into_inner())
+    }
+
     /// Waits until it ends by itself, and tells why.
     async fn ended(self) -> Reason {
         let shutdown = self.life.trigger.subscribe();
         within(shutdown.requested()).await;
         self.life.end().await;
         shutdown.reason().unwrap()
+    }
+}
+
+/// What a workload sees.
+struct Watched(Streaming<X509svidResponse>);
+
+impl Watched {
+    async fn next(&mut self) -> X509svidResponse {
+        within(self.0.message()).await.unwrap().unwrap()
+    }
+
+    /// Waits until just these are the paths of its SPIFFE IDs.
+    async fn shows(&mut self, paths: &[&str]) -> X509svidResponse {
+        loop {
+            let response = self.next().await;
+            let ids = response.svids.iter().map(|svid| svid.spiffe_id.as_str());
+            let mut found: Vec<_> = ids
+                .map(|id| id.trim_start_matches("spiffe://example.org"))
+                .collect();
+            found.sort_unstable();
+            if found == paths {
+                return response;
+            }
+        }
     }
 }
 
@@ -288,8 +338,39 @@ async fn the_agent_survives_its_servers_restart_and_its_own_without_a_server() {
     server.stop().await;
 }
 
+// The agent would ask again after an hour: what it learns sooner, the server has pushed.
+
 #[tokio::test(flavor = "multi_thread")]
-async fn a_ban_acts_at_the_next_call_and_leaves_no_identity() {
+async fn an_entry_comes_to_an_open_stream_and_goes_from_it_with_its_creation_and_deletion() {
+    let (_folder, server, agent, path) = domain().await;
+    let mut stream = agent.stream().await;
+    stream.shows(&["/workload"]).await;
+    let entry = server.entry(&path, "/second").await;
+    stream.shows(&["/second", "/workload"]).await;
+    server.delete(entry).await;
+    stream.shows(&["/workload"]).await;
+    drop(stream);
+    agent.life.end().await;
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_restarts_pushes_on_to_streams_that_stayed_open() {
+    let (folder, server, agent, path) = domain().await;
+    let mut stream = agent.stream().await;
+    stream.shows(&["/workload"]).await;
+    let port = server.stop().await;
+    let server = Server::start(folder.path(), port).await;
+    server.entry(&path, "/second").await;
+    stream.shows(&["/second", "/workload"]).await;
+    let agent = agent.ready().await;
+    drop(stream);
+    agent.life.end().await;
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_ban_acts_at_once_and_leaves_no_identity() {
     let (folder, server, agent, path) = domain().await;
     let request = BanAgentRequest {
         id: Some(id(&path)),
