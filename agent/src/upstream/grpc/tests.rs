@@ -368,6 +368,16 @@ async fn a_server_that_restarts_is_found_again() {
 }
 
 #[tokio::test]
+async fn a_server_without_a_feed_is_told_from_one_that_is_away() {
+    let fake = Fake::start();
+    let (server, _) = server(&fake).await;
+    assert!(server.follow(None).await.unwrap().is_none());
+    fake.stop().await;
+    let error = server.follow(None).await.unwrap_err();
+    assert_eq!(error.reason(), "unavailable");
+}
+
+#[tokio::test]
 async fn a_server_that_does_not_answer_is_passed_over_for_the_next_address() {
     let fake = Fake::start();
     fake.token("t");
