@@ -12,12 +12,18 @@ use std::time::Duration;
 
 use agent::agent::Handle;
 use hyper_util::rt::TokioIo;
+use identity::x509::parse_concatenated_der;
 use proto::spire::server::agent::agent_client::AgentClient;
 use proto::spire::server::agent::{BanAgentRequest, CreateJoinTokenRequest, DeleteAgentRequest};
 use proto::spire::server::bundle::GetBundleRequest;
 use proto::spire::server::bundle::bundle_client::BundleClient;
-use proto::spire::server::entry::{BatchCreateEntryRequest, BatchDeleteEntryRequest};
 use proto::spire::server::entry::entry_client::EntryClient;
+use proto::spire::server::entry::{BatchCreateEntryRequest, BatchDeleteEntryRequest};
+use proto::spire::server::localauthority::local_authority_client::LocalAuthorityClient;
+use proto::spire::server::localauthority::{
+    ActivateX509AuthorityRequest, GetX509AuthorityStateRequest, PrepareX509AuthorityRequest,
+    RevokeX509AuthorityRequest, TaintX509AuthorityRequest,
+};
 use proto::spire::types;
 use proto::workload::spiffe_workload_api_client::SpiffeWorkloadApiClient;
 use proto::workload::{X509svidRequest, X509svidResponse};
@@ -180,7 +186,7 @@ impl Agent {
             agent {{
                 data_dir = "{0}/agent" trust_domain = "example.org" trust_bundle_path = "{0}/bundle.pem"
                 server_address = "localhost" server_port = {port} socket_path = "{0}/agent.sock"
-                join_token = "{token}" experimental {{ sync_interval = "100ms" }}
+                join_token = "{token}" experimental {{ sync_interval = "1h" }}
             }}
             plugins {{
                 KeyManager "disk" {{ plugin_data {{ directory = "{0}/agent" }} }}
@@ -362,6 +368,68 @@ async fn a_server_that_restarts_pushes_on_to_streams_that_stayed_open() {
     server.entry(&path, "/second").await;
     stream.shows(&["/second", "/workload"]).await;
     let agent = agent.ready().await;
+    drop(stream);
+    agent.life.end().await;
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn svids_of_a_tainted_authority_are_replaced_on_open_streams_and_it_can_be_revoked() {
+    let (_folder, server, agent, _) = domain().await;
+    let mut stream = agent.stream().await;
+    stream.shows(&["/workload"]).await;
+    let mut authorities = LocalAuthorityClient::new(server.admin.clone());
+    let state = authorities
+        .get_x509_authority_state(GetX509AuthorityStateRequest {})
+        .await;
+    let old = state.unwrap().into_inner().active.unwrap().authority_id;
+    let prepared = authorities
+        .prepare_x509_authority(PrepareX509AuthorityRequest {})
+        .await;
+    let new = prepared.unwrap().into_inner().prepared_authority;
+    let new = new.unwrap().authority_id;
+    let request = ActivateX509AuthorityRequest {
+        authority_id: new.clone(),
+    };
+    authorities.activate_x509_authority(request).await.unwrap();
+    let request = TaintX509AuthorityRequest {
+        authority_id: old.clone(),
+    };
+    authorities.taint_x509_authority(request).await.unwrap();
+    loop {
+        let response = stream.next().await;
+        // At no time without an identity, nor with one that its bundle does not verify.
+        let svid = &response.svids[0];
+        let chain = parse_concatenated_der(&svid.x509_svid).unwrap();
+        let bundle = parse_concatenated_der(&svid.bundle).unwrap();
+        let signer = chain[0].authority_key_id().unwrap();
+        assert!(
+            bundle
+                .iter()
+                .any(|authority| authority.subject_key_id().as_ref() == Some(&signer))
+        );
+        if signer == new {
+            break;
+        }
+    }
+    // The agent's own SVID, too: once nothing is signed by the old one, it can go.
+    let is_renewed = || {
+        let own = agent.handle.credentials.own();
+        own.svid.leaf().authority_key_id().as_ref() == Some(&new)
+    };
+    let mut renewals = agent.handle.credentials.renewals();
+    while !is_renewed() {
+        within(renewals.changed()).await.unwrap();
+    }
+    let request = RevokeX509AuthorityRequest { authority_id: old };
+    authorities.revoke_x509_authority(request).await.unwrap();
+    loop {
+        let response = stream.next().await;
+        let bundle = parse_concatenated_der(&response.svids[0].bundle).unwrap();
+        if bundle.len() == 1 {
+            break;
+        }
+    }
     drop(stream);
     agent.life.end().await;
     server.stop().await;
