@@ -1,28 +1,30 @@
 //! The agent, put together.
 
+mod admin_socket;
+
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use attestors::workload::k8s::volumes::{Volume, Volumes};
+use attestors::workload::k8s::volumes::Volumes;
 use identity::bundle::Bundle;
-use identity::selector::{Selector, Selectors};
 use runtime::admin::{self, Pages};
 use runtime::backoff::Backoff;
 use runtime::clock::Clock;
 use runtime::config::HostPort;
 use runtime::files::FileError;
 use runtime::listen::{self, BoundUnix, Limits, ListenError, ListenMetrics, Serve};
+use runtime::log::LogHandle;
 use runtime::metrics::Metrics;
 use runtime::readiness::{Health, Readiness, ReadinessGuard};
 use runtime::report;
 use runtime::shutdown::Reason;
 use runtime::tasks::TaskGroup;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tracing::{error, info, warn};
 
-use crate::api;
+use crate::attest::Attestors;
 use crate::attestation::{AttestationError, Attestor, Kept, Standing};
 use crate::cache::{self, Capacity, driver};
 use crate::config::{Config, NodeAttestor, SocketConfig};
@@ -55,6 +57,8 @@ pub struct Deps {
     pub metrics: Metrics,
     pub tasks: TaskGroup,
     pub readiness: Readiness,
+    /// The process's log, if its level may be changed on the admin socket.
+    pub log: Option<LogHandle>,
 }
 
 /// An agent that runs. It ends by the shutdown of its task group.
@@ -151,7 +155,8 @@ pub async fn start(config: Config, deps: Deps) -> Result<Handle, StartError> {
         Arc::clone(&driver).run(deps.tasks.shutdown()),
     );
     if let Some(bound) = admin {
-        serve_admin(bound, &driver, &steps, &deps);
+        let delegates = config.delegates.clone();
+        admin_socket::serve(bound, delegates, &driver, &credentials, &steps, &deps);
     }
     let socket = config.socket.as_ref().map(|socket| socket.path.clone());
     deps.tasks.spawn(
@@ -300,6 +305,9 @@ struct Steps {
     listeners: ListenMetrics,
     /// What storage drivers say of pods.
     volumes: Arc<Volumes>,
+    attestors: Arc<Attestors>,
+    /// How synchronization goes.
+    status: watch::Sender<sync::Status>,
 }
 
 impl Steps {
@@ -307,12 +315,23 @@ impl Steps {
     /// missing.
     fn new(config: &Config, deps: &Deps) -> Self {
         let socket = config.socket.as_ref();
+        let volumes = Volumes::new();
         Self {
             synchronization: deps.readiness.component("synchronization"),
             socket: socket.map(|_| deps.readiness.register("socket")),
             listeners: deps.metrics.register(ListenMetrics::register),
-            volumes: Volumes::new(),
+            attestors: Arc::new(endpoints::attestors(config, &volumes, deps)),
+            volumes,
+            status: watch::Sender::default(),
         }
+    }
+}
+
+impl Steps {
+    /// What the sockets see of the agent.
+    fn source(&self, driver: &Driver) -> Arc<Source<Server>> {
+        let (attestors, driver) = (Arc::clone(&self.attestors), Arc::clone(driver));
+        Arc::new(Source::new(attestors, driver, self.status.subscribe()))
     }
 }
 
@@ -344,24 +363,18 @@ async fn work(config: Config, server: Arc<Server>, driver: Driver, steps: Steps,
             upstream: Arc::clone(&server),
             driver: Arc::clone(&driver),
             clock: deps.clock.clone(),
-            health: steps.synchronization,
+            health: steps.synchronization.clone(),
             metrics: deps.metrics.register(sync::Metrics::register),
         },
-    );
+    )
+    .telling(steps.status.clone());
     let shutdown = deps.tasks.shutdown();
     tokio::select! {
         () = shutdown.requested() => return,
         () = begin(&server, &driver, &mut sync, &deps.clock) => {}
     }
     if let Some(socket) = &config.socket
-        && let Err(error) = serve(
-            &config,
-            socket,
-            driver,
-            &steps.listeners,
-            &steps.volumes,
-            &deps,
-        )
+        && let Err(error) = serve(socket, &driver, &steps, &deps)
     {
         error!(error.reason = error.reason(), error = %report::chain(&error), "Could not open the socket of the workloads");
         deps.tasks
@@ -392,16 +405,13 @@ async fn begin(server: &Server, driver: &Driver, sync: &mut Sync<Server>, clock:
 }
 
 fn serve(
-    config: &Config,
     socket: &SocketConfig,
-    driver: Driver,
-    listeners: &ListenMetrics,
-    volumes: &Arc<Volumes>,
+    driver: &Driver,
+    steps: &Steps,
     deps: &Deps,
 ) -> Result<(), ListenError> {
     let bound = endpoints::open(socket)?;
-    let attestors = endpoints::attestors(config, volumes, deps);
-    let source = Arc::new(Source::new(attestors, driver));
+    let source = steps.source(driver);
     let routes = workload_api::routes::Deps {
         clock: deps.clock.clone(),
         shutdown: deps.tasks.shutdown(),
@@ -413,7 +423,7 @@ fn serve(
         limits: Limits::workload(),
         shutdown: deps.tasks.shutdown(),
         tasks: deps.tasks.clone(),
-        metrics: listeners.socket(endpoints::NAME),
+        metrics: steps.listeners.socket(endpoints::NAME),
     };
     let served = endpoints::serve(bound, source, endpoints::options(socket), routes, serve);
     let trigger = deps.tasks.trigger().clone();
@@ -424,44 +434,6 @@ fn serve(
         }
     });
     Ok(())
-}
-
-/// Serves what runs beside the agent. It is there before the agent has synchronized: a storage driver
-/// has something to tell by then.
-fn serve_admin(bound: BoundUnix, driver: &Driver, steps: &Steps, deps: &Deps) {
-    let expected = Arc::clone(driver);
-    let services = api::Services {
-        volumes: Arc::clone(&steps.volumes),
-        starts: Arc::new(move |volume| expected.expect(selectors_of(volume))),
-    };
-    let serve = Serve {
-        limits: Limits::admin(),
-        shutdown: deps.tasks.shutdown(),
-        tasks: deps.tasks.clone(),
-        metrics: steps.listeners.socket(endpoints::ADMIN_NAME),
-    };
-    let served = api::serve(bound, services, serve);
-    let trigger = deps.tasks.trigger().clone();
-    deps.tasks.spawn("agent.admin_socket", async move {
-        if let Err(error) = served.await {
-            error!(error.reason = error.reason(), error = %report::chain(&error), "Could not serve the admin socket");
-            trigger.trigger(Reason::Failed("could not serve the admin socket"));
-        }
-    });
-}
-
-/// What every process of the volume's pod will have for selectors, whatever its container is.
-fn selectors_of(volume: &Volume) -> Selectors {
-    let known = [
-        ("ns", volume.namespace.as_str()),
-        ("sa", &volume.service_account),
-        ("pod-name", &volume.pod_name),
-        ("pod-uid", volume.pod.as_str()),
-    ];
-    known
-        .into_iter()
-        .filter_map(|(name, value)| Selector::new("k8s", &format!("{name}:{value}")).ok())
-        .collect()
 }
 
 async fn health_listener(config: &Config, deps: &Deps) -> Result<Option<SocketAddr>, StartError> {

@@ -11,7 +11,7 @@ use attestors::workload::systemd::{self, Systemd, SystemdError};
 use attestors::workload::unix::{self, Unix, UnixError};
 use attestors::workload::{Denial, Verdict};
 use futures_util::future::join_all;
-use identity::selector::Selectors;
+use identity::selector::{Selector, Selectors};
 use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -47,6 +47,45 @@ impl Caller {
 
     pub fn selectors(&self) -> &Selectors {
         &self.selectors
+    }
+}
+
+/// What one attestor saw of a process.
+#[derive(Clone, Debug)]
+pub struct Sight {
+    pub attestor: String,
+    pub seen: Seen,
+}
+
+/// What is seen when a process is looked at.
+#[derive(Clone, Debug)]
+pub enum Seen {
+    Attested(Selectors),
+    /// It is not to be attested.
+    Denied {
+        reason: &'static str,
+        error: String,
+    },
+    /// Nothing could be found out.
+    Failed {
+        reason: &'static str,
+        error: String,
+    },
+}
+
+impl Seen {
+    fn of(verdict: &Result<Verdict, AttestorError>) -> Self {
+        match verdict {
+            Ok(Verdict::Attested(found)) => Self::Attested(found.clone()),
+            Ok(Verdict::Denied(denial)) => Self::Denied {
+                reason: denial.reason(),
+                error: denial.to_string(),
+            },
+            Err(error) => Self::Failed {
+                reason: error.reason(),
+                error: report::chain(error),
+            },
+        }
     }
 }
 
@@ -290,6 +329,45 @@ impl Attestors {
         })
     }
 
+    /// What each attestor sees of a process, for those who ask why.
+    pub async fn look(&self, peer: &Arc<Peer>, interest: &dyn Interest) -> Vec<Sight> {
+        let sights = self.all.iter().map(|desk| async move {
+            Sight {
+                attestor: desk.attestor.name().to_string(),
+                seen: Seen::of(&self.ask(desk, peer, interest).await),
+            }
+        });
+        join_all(sights).await
+    }
+
+    /// The attestor that knows pods, if it is configured.
+    pub fn k8s(&self) -> Option<&K8s> {
+        self.all.iter().find_map(|desk| match &desk.attestor {
+            WorkloadAttestor::K8s(k8s) => Some(k8s),
+            _ => None,
+        })
+    }
+
+    /// What each attestor had seen of a caller. Why one failed is in the log of that time.
+    pub fn sights_of(&self, caller: &Caller) -> Vec<Sight> {
+        let sights = self.all.iter().zip(&caller.found).map(|(desk, found)| {
+            let failed = || Seen::Failed {
+                reason: "failed",
+                error: "the log tells why".to_owned(),
+            };
+            Sight {
+                attestor: desk.attestor.name().to_string(),
+                seen: found.clone().map_or_else(failed, Seen::Attested),
+            }
+        });
+        sights.collect()
+    }
+
+    /// Whether the operator allows a selector in logs.
+    pub fn may_log(&self, selector: &Selector) -> bool {
+        is_loggable(&selector.to_string(), &self.log_selectors)
+    }
+
     async fn ask(
         &self,
         desk: &Desk,
@@ -384,19 +462,21 @@ fn denied(denial: Denial) -> AttestError {
 
 /// The selectors that an operator allows in logs.
 fn loggable(selectors: &Selectors, prefixes: &[String]) -> Selectors {
-    let allowed = |text: &str| {
-        let begins = |prefix: &String| {
-            text.strip_prefix(prefix.as_str())
-                .is_some_and(|rest| rest.is_empty() || rest.starts_with(':'))
-        };
-        prefixes.iter().any(begins)
-    };
     selectors
         .iter()
-        .filter(|selector| allowed(&selector.to_string()))
+        .filter(|selector| is_loggable(&selector.to_string(), prefixes))
         .cloned()
         .collect()
 }
 
+fn is_loggable(selector: &str, prefixes: &[String]) -> bool {
+    let begins = |prefix: &String| {
+        selector
+            .strip_prefix(prefix.as_str())
+            .is_some_and(|rest| rest.is_empty() || rest.starts_with(':'))
+    };
+    prefixes.iter().any(begins)
+}
+
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -3,6 +3,7 @@
 //! [`State`] decides and does nothing: events go in with the time, actions come out. The
 //! [`driver`] performs the actions and brings their results back as events.
 
+pub mod account;
 mod authorized;
 pub mod driver;
 mod event;
@@ -32,6 +33,7 @@ use identity::selector::Selectors;
 use identity::validity::Schedule;
 use workload_api::source::Bundles;
 
+use self::account::Memory;
 pub use self::event::{Action, Event, Refused};
 use self::index::Index;
 use self::jwt::{JwtKey, JwtSvids};
@@ -70,6 +72,7 @@ pub struct State {
     capacity: Capacity,
     slots: Slots,
     index: Index,
+    gone: Memory,
     signing: Signing,
     subscribers: Subscribers,
     trust: Trust,
@@ -85,7 +88,7 @@ pub struct State {
 
 /// What the server has said about this agent.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Phase {
+pub enum Phase {
     /// Nothing yet, so nobody can be told that it has no identity.
     Starting,
     /// Its entries.
@@ -101,6 +104,7 @@ impl State {
             capacity,
             slots: Slots::default(),
             index: Index::default(),
+            gone: Memory::default(),
             signing: Signing::default(),
             subscribers: Subscribers::default(),
             trust: Trust::new(own),
@@ -170,6 +174,21 @@ impl State {
     /// The bundle of the agent's own trust domain.
     pub fn own_bundle(&self) -> &Arc<Bundle> {
         self.trust.own()
+    }
+
+    /// Every bundle that the agent has.
+    pub fn all_bundles(&self) -> Vec<Arc<Bundle>> {
+        self.trust.all()
+    }
+
+    /// How often the bundles were replaced.
+    pub fn bundles_version(&self) -> u64 {
+        self.trust.version()
+    }
+
+    /// Whether the server has told the entries: before that nobody can be told that it has none.
+    pub fn knows_entries(&self) -> bool {
+        self.phase != Phase::Starting
     }
 
     /// The JWT-SVIDs.

@@ -18,6 +18,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use identity::key::KeyAlgorithm;
+use identity::spiffe_id::SpiffeId;
 use identity::trust_domain::TrustDomain;
 use runtime::config::{Document, HealthConfig, HostPort, LoadError, LogSettings, Warning};
 use runtime::log::LogConfig;
@@ -54,6 +55,8 @@ pub struct Config {
     pub socket: Option<SocketConfig>,
     /// `None` opens no admin socket.
     pub admin_socket: Option<PathBuf>,
+    /// Who may be given the identities of others on the admin socket.
+    pub delegates: BTreeSet<SpiffeId>,
     pub workload_attestors: Vec<WorkloadAttestorConfig>,
     pub cache: CacheConfig,
     pub sync_interval: Duration,

@@ -10,6 +10,7 @@ pub mod config;
 pub mod credentials;
 pub mod custody;
 pub mod endpoints;
+pub mod explain;
 pub mod keys;
 pub mod lifecycle;
 pub mod lock;

@@ -7,24 +7,48 @@ use attestors::workload::k8s::{self, Interest};
 use identity::selector::{Selector, Selectors};
 use identity::spiffe_id::SpiffeId;
 use runtime::unix::Peer;
+use tokio::sync::watch;
 use workload_api::source::{
     AttestError, Bundles, IdentitySource, JwtFetchError, JwtGrant, Subscription,
 };
 
 use crate::attest::{Attestors, Caller};
 use crate::cache::driver::Driver;
+use crate::sync::Status;
 use crate::upstream::Upstream;
 
 /// The agent's identities, for those who attest.
 #[derive(Debug)]
 pub struct Source<U> {
-    attestors: Attestors,
+    attestors: Arc<Attestors>,
     driver: Arc<Driver<U>>,
+    status: watch::Receiver<Status>,
 }
 
 impl<U: Upstream> Source<U> {
-    pub fn new(attestors: Attestors, driver: Arc<Driver<U>>) -> Self {
-        Self { attestors, driver }
+    pub fn new(
+        attestors: Arc<Attestors>,
+        driver: Arc<Driver<U>>,
+        status: watch::Receiver<Status>,
+    ) -> Self {
+        Self {
+            attestors,
+            driver,
+            status,
+        }
+    }
+
+    pub(crate) fn attestors(&self) -> &Arc<Attestors> {
+        &self.attestors
+    }
+
+    pub(crate) fn driver(&self) -> &Arc<Driver<U>> {
+        &self.driver
+    }
+
+    /// How synchronization goes.
+    pub(crate) fn status(&self) -> &watch::Receiver<Status> {
+        &self.status
     }
 }
 
@@ -50,6 +74,10 @@ impl<U: Upstream> IdentitySource for Source<U> {
         id: Option<SpiffeId>,
     ) -> Result<Vec<JwtGrant>, JwtFetchError> {
         jwt_grants(&self.driver, caller.selectors(), &audience, id.as_ref()).await
+    }
+
+    fn shortfall(&self, caller: &Caller) -> String {
+        self.shortfall_of(caller)
     }
 
     fn bundles(&self, caller: &Caller) -> Arc<Bundles> {
@@ -133,7 +161,8 @@ mod tests {
         let all = vec![WorkloadAttestor::Unix(Unix::new(unix::Options::default()))];
         let attestors = Attestors::new(all, Vec::new(), attest::Metrics::default());
         let peer = Arc::new(Peer::for_test(std::process::id(), uid, gid).unwrap());
-        (Source::new(attestors, driver), peer)
+        let status = watch::Sender::<Status>::default().subscribe();
+        (Source::new(Arc::new(attestors), driver, status), peer)
     }
 
     #[tokio::test]

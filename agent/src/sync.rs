@@ -72,11 +72,22 @@ impl Pace {
 }
 
 /// How synchronization goes.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Status {
     pub last_success: Option<SystemTime>,
-    /// The reason of the failure, if the last attempt failed.
-    pub failing: Option<&'static str>,
+    /// If the last attempt failed.
+    pub failing: Option<Failing>,
+}
+
+/// How the last attempts failed.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Failing {
+    /// When the first of them did.
+    pub since: SystemTime,
+    /// The label of the last failure.
+    pub reason: &'static str,
+    /// Its words, for an operator alone.
+    pub error: Arc<str>,
 }
 
 /// What synchronization counts.
@@ -154,6 +165,12 @@ impl<U: Upstream + Feed> Sync<U> {
             status: watch::Sender::new(Status::default()),
             deps,
         }
+    }
+
+    /// Tells this sender, too, how synchronization goes: its receivers may be older than this.
+    pub fn telling(mut self, status: watch::Sender<Status>) -> Self {
+        self.status = status;
+        self
     }
 
     /// Follows how synchronization goes.
@@ -273,8 +290,15 @@ impl<U: Upstream + Feed> Sync<U> {
             error.reason()
         ));
         warn_thrice(self.pace.failures.max(self.backoff.failures()), error);
-        self.status
-            .send_modify(|status| status.failing = Some(error.reason()));
+        let now = self.deps.clock.now();
+        self.status.send_modify(|status| {
+            let since = status.failing.as_ref().map_or(now, |failing| failing.since);
+            status.failing = Some(Failing {
+                since,
+                reason: error.reason(),
+                error: report::chain(error).into(),
+            });
+        });
         if let UpstreamError::Denied(denial) = error {
             self.deps.driver.denied(*denial);
         }

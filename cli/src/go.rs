@@ -4,6 +4,7 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 use time::macros::format_description;
 use tonic::{Code, Status};
 
@@ -25,6 +26,13 @@ pub(crate) fn unix_time(seconds: i64) -> String {
     // A time that no calendar holds is still a number.
     at.filter(|_| seconds.unsigned_abs() < 1 << 37)
         .map_or_else(|| seconds.to_string(), time)
+}
+
+/// A time in seconds of the epoch, as RFC 3339 has it: `2026-11-22T17:03:28Z`.
+pub(crate) fn unix_rfc3339(seconds: i64) -> String {
+    let at = OffsetDateTime::from_unix_timestamp(seconds).ok();
+    at.and_then(|at| at.format(&Rfc3339).ok())
+        .unwrap_or_else(|| seconds.to_string())
 }
 
 /// A length of time: `22.084765ms`, `1m6.5s`, `1h0m0s`.

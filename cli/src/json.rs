@@ -24,6 +24,13 @@ pub(crate) fn spire(name: &str, message: &impl Message) -> Result<String, Decode
     )?))
 }
 
+/// Prints a message of an agent's admin socket, known by its full name.
+pub(crate) fn agent(name: &str, message: &impl Message) -> Result<String, DecodeError> {
+    let pool = descriptors::Pool::new(proto::AGENT_DESCRIPTORS)?;
+    let bytes = message.encode_to_vec();
+    Ok(escaped(&decode::message(&pool, name, &bytes)?))
+}
+
 /// Prints messages of the Workload API: one as itself, several as a list.
 pub(crate) fn workload(messages: &[(&str, Vec<u8>)]) -> Result<String, DecodeError> {
     let pool = descriptors::Pool::new(proto::WORKLOAD_DESCRIPTORS)?;

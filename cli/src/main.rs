@@ -3,6 +3,7 @@
 //! Called by the name `spire-server` or `spire-agent` it takes those programs' command lines.
 
 mod admin;
+mod agent_admin;
 mod backup;
 mod command;
 mod console;

@@ -6,7 +6,7 @@ use crate::failure::Failure;
 use crate::flags::{FlagError, Values};
 use crate::session::Session;
 use crate::table::{Action, AgentAction, K8sAction, ServerAction};
-use crate::{admin, backup, daemon, dev, k8s, workload};
+use crate::{admin, agent_admin, backup, daemon, dev, k8s, workload};
 
 /// The version that `-version` prints.
 const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -80,6 +80,13 @@ async fn perform(action: Action, session: &mut Session, values: &Values) -> Resu
         Action::K8s(K8sAction::Healthcheck) => k8s::probe(session, values).await,
         Action::Agent(AgentAction::Run) => daemon::agent::run(session, values).await,
         Action::Agent(AgentAction::Validate) => daemon::agent::validate(session, values),
+        Action::Agent(
+            action @ (AgentAction::DebugGetInfo
+            | AgentAction::Explain
+            | AgentAction::LoggerGet
+            | AgentAction::LoggerReset
+            | AgentAction::LoggerSet),
+        ) => agent_admin::run(action, session, values).await,
         Action::Agent(action) => workload::run(action, session, values).await,
         Action::Server(ServerAction::Run) => daemon::server::run(session, values).await,
         Action::Server(ServerAction::Validate) => daemon::server::validate(session, values),

@@ -53,9 +53,14 @@ pub(crate) enum ServerAction {
 /// What a command of the agent's half does.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum AgentAction {
+    DebugGetInfo,
+    Explain,
     FetchJwt,
     FetchX509,
     Healthcheck,
+    LoggerGet,
+    LoggerReset,
+    LoggerSet,
     Run,
     Validate,
     ValidateJwt,

@@ -32,7 +32,13 @@ pub(crate) async fn run(
         AgentAction::Healthcheck => health::check(session, values).await,
         AgentAction::ValidateJwt => jwt::validate(session, values).await,
         AgentAction::Watch => x509::watch(session, values).await,
-        AgentAction::Run | AgentAction::Validate => Err(Failure::new("not a question to an agent")),
+        AgentAction::DebugGetInfo
+        | AgentAction::Explain
+        | AgentAction::LoggerGet
+        | AgentAction::LoggerReset
+        | AgentAction::LoggerSet
+        | AgentAction::Run
+        | AgentAction::Validate => Err(Failure::new("not a question to the Workload API")),
     }
 }
 

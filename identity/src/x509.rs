@@ -8,6 +8,7 @@ mod chain;
 mod csr;
 mod extensions;
 mod leaf;
+mod name;
 mod signature;
 mod svid;
 

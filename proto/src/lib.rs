@@ -43,6 +43,9 @@ macro_rules! generated {
 /// The server's APIs, SPIRE's and ours, and what they import, as a `FileDescriptorSet`.
 pub const DESCRIPTORS: &[u8] = include_bytes!("generated/server.bin");
 
+/// What is served on an agent's admin socket, SPIRE's services and ours, as a `FileDescriptorSet`.
+pub const AGENT_DESCRIPTORS: &[u8] = include_bytes!("generated/agent.bin");
+
 /// The Workload API and what it imports, as a `FileDescriptorSet`.
 pub const WORKLOAD_DESCRIPTORS: &[u8] = include_bytes!("generated/workload.bin");
 
@@ -108,6 +111,25 @@ pub mod spire {
         types,
         "spire.api.types"
     );
+
+    /// The APIs on the admin socket of SPIRE's agent, each in its version 1.
+    pub mod agent {
+        generated!(
+            /// A look into a running agent.
+            debug,
+            "spire.agent.debug.v1"
+        );
+        generated!(
+            /// Identities of others, for those who may act for them.
+            delegatedidentity,
+            "spire.api.agent.delegatedidentity.v1"
+        );
+        generated!(
+            /// The log level.
+            logger,
+            "spire.api.agent.logger.v1"
+        );
+    }
 
     /// The APIs of SPIRE's server, each in its version 1.
     pub mod server {

@@ -5,6 +5,7 @@
 use std::fmt::{Debug, Formatter, Result};
 
 use crate::csi::NodePublishVolumeRequest;
+use crate::spire::agent::delegatedidentity::X509svidWithKey;
 use crate::spire::server::agent::CreateJoinTokenRequest;
 use crate::spire::types;
 use crate::workload;
@@ -39,6 +40,7 @@ redact!(workload::ValidateJwtsvidRequest { audience; svid });
 redact!(types::Jwtsvid { id, expires_at, issued_at, hint; token });
 redact!(types::Witsvid { id, expires_at, issued_at, hint; token });
 redact!(NodePublishVolumeRequest { volume_id, target_path, volume_capability, readonly; volume_context });
+redact!(X509svidWithKey { x509_svid; x509_svid_key });
 redact!(types::JoinToken { expires_at; value });
 redact!(types::AttestationData { r#type; payload });
 redact!(CreateJoinTokenRequest { ttl, agent_id; token });

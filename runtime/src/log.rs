@@ -12,6 +12,7 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use parking_lot::Mutex;
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::Registry;
 use tracing_subscriber::filter::Targets;
@@ -114,6 +115,8 @@ impl LogError {
 pub struct LogHandle {
     filter: reload::Handle<Targets, Registry>,
     output: Arc<Output>,
+    launch: Level,
+    current: Arc<Mutex<Level>>,
 }
 
 /// Starts logging for the whole process.
@@ -142,15 +145,34 @@ fn build(
         LogHandle {
             filter: reload,
             output,
+            launch: config.level,
+            current: Arc::new(Mutex::new(config.level)),
         },
     )
 }
 
 impl LogHandle {
+    /// The handle of a log that nobody writes to.
+    #[cfg(any(test, feature = "test-util"))]
+    pub fn for_test(config: &LogConfig) -> Result<Self, LogError> {
+        Ok(build(config, Output::open(config.file.clone())?).1)
+    }
+
     /// Logs from this level on.
     pub fn set_level(&self, level: Level) {
+        *self.current.lock() = level;
         // It fails only once the subscriber is gone, and then nobody logs.
         let _ = self.filter.reload(targets(level));
+    }
+
+    /// The level of now.
+    pub fn level(&self) -> Level {
+        *self.current.lock()
+    }
+
+    /// The level of the configuration.
+    pub fn launch_level(&self) -> Level {
+        self.launch
     }
 
     /// Opens the log file anew, after it was moved away. Does nothing without a file.
@@ -175,6 +197,17 @@ impl Level {
             "debug" => Ok(Self::Debug),
             "trace" => Ok(Self::Trace),
             _ => Err(LogError::UnknownLevel(name.to_owned())),
+        }
+    }
+
+    /// The name in configuration.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Error => "error",
+            Self::Warn => "warn",
+            Self::Info => "info",
+            Self::Debug => "debug",
+            Self::Trace => "trace",
         }
     }
 

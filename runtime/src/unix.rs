@@ -122,6 +122,20 @@ impl Peer {
         Self::hold(pid, uid, gid, PidFd::of_peer(stream, pid))
     }
 
+    /// Holds a process that somebody names by its pid, with the ids that it has now.
+    ///
+    /// Whether it is still the process that was meant, only that somebody can know: the pid may have
+    /// come to another one before this call, though not after it.
+    pub fn of_pid(pid: u32) -> Result<Self, PeerError> {
+        let mut peer = Self::hold(pid, 0, 0, PidFd::of_pid(pid))?;
+        let ids = peer.proc.effective_ids();
+        if !peer.is_alive() {
+            return Err(PeerError::Exited(pid));
+        }
+        (peer.uid, peer.gid) = ids.map_err(|source| PeerError::Proc { pid, source })?;
+        Ok(peer)
+    }
+
     /// Holds any process, as if it had connected with these ids.
     #[cfg(any(test, feature = "test-util"))]
     pub fn for_test(pid: u32, uid: u32, gid: u32) -> Result<Self, PeerError> {

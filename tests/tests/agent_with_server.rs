@@ -205,6 +205,7 @@ impl Agent {
             metrics: Metrics::new(),
             tasks: life.tasks.clone(),
             readiness: Readiness::new(),
+            log: None,
         };
         let handle = agent::agent::start(config, deps).await.unwrap();
         Self { life, handle }

@@ -29,12 +29,22 @@ const SERVER_PROTOS: &[&str] = &[
     "spire/server/trustdomain.proto",
 ];
 
+/// What is served on an agent's admin socket.
+const AGENT_PROTOS: &[&str] = &[
+    "signet/node/v1/explain.proto",
+    "signet/node/v1/node.proto",
+    "spire/agent/debug.proto",
+    "spire/agent/delegatedidentity.proto",
+    "spire/agent/logger.proto",
+];
+
 /// Messages whose `Debug` is written by hand in `proto/src/redacted.rs`.
 const SECRETS: &[&str] = &[
     ".X509SVID",
     ".JWTSVID",
     ".WITSVID",
     ".ValidateJWTSVIDRequest",
+    ".spire.api.agent.delegatedidentity.v1.X509SVIDWithKey",
     ".spire.api.types.JWTSVID",
     ".spire.api.types.WITSVID",
     ".spire.api.types.JoinToken",
@@ -72,13 +82,13 @@ fn committed_code_is_what_the_protos_generate() {
 fn every_proto_file_is_compiled() {
     let root = proto_crate().join("protos");
     let mut expected: Vec<String> = SERVER_PROTOS.iter().map(|&p| p.to_owned()).collect();
+    expected.extend(AGENT_PROTOS.iter().map(|&p| p.to_owned()));
     expected.extend(
         [
             "csi/csi.proto",
             "kubelet/pluginregistration.proto",
             "kubelet/pod.proto",
             "kubelet/pods.proto",
-            "signet/node/v1/node.proto",
             "signet/records/v1/records.proto",
             "spire/types.proto",
             "workload.proto",
@@ -110,15 +120,16 @@ fn generate() -> BTreeMap<String, Vec<u8>> {
 
     rust(&["workload.proto"], None, out.path());
     rust(&["signet/records/v1/records.proto"], None, out.path());
-    rust(&["signet/node/v1/node.proto"], None, out.path());
     rust(&["csi/csi.proto"], None, out.path());
     rust(&["kubelet/pluginregistration.proto"], None, out.path());
     rust(&["kubelet/pod.proto"], None, out.path());
     rust(&["kubelet/pods.proto"], None, out.path());
     rust(&["spire/types.proto"], None, out.path());
     rust(SERVER_PROTOS, Some(types), out.path());
+    rust(AGENT_PROTOS, Some(types), out.path());
 
     let mut generated = files(out.path());
+    generated.insert("agent.bin".to_owned(), descriptors(AGENT_PROTOS));
     generated.insert("server.bin".to_owned(), descriptors(SERVER_PROTOS));
     generated.insert("workload.bin".to_owned(), descriptors(&["workload.proto"]));
     generated

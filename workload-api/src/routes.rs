@@ -11,6 +11,7 @@ use tonic_reflection::server::{Builder, Error};
 use crate::health::SocketHealth;
 use crate::metrics::Metrics;
 use crate::options::SocketOptions;
+use crate::quota::Quota;
 use crate::sds::{self, SecretDiscovery};
 use crate::session::Context;
 use crate::source::IdentitySource;
@@ -48,6 +49,7 @@ pub fn routes<S: IdentitySource>(
         clock: deps.clock,
         shutdown: deps.shutdown.clone(),
         metrics: deps.metrics,
+        quota: Quota::new(),
     });
     let mut routes = Routes::builder();
     let mut services = Vec::new();

@@ -13,6 +13,7 @@ use tracing::{debug, info, warn};
 
 use crate::metrics::{Method, Metrics, Open};
 use crate::options::SocketOptions;
+use crate::quota::Quota;
 use crate::source::{IdentitySource, Subscription, Update};
 use crate::status::Refusal;
 
@@ -23,6 +24,7 @@ pub(crate) struct Context<S> {
     pub(crate) clock: Clock,
     pub(crate) shutdown: Shutdown,
     pub(crate) metrics: Metrics,
+    pub(crate) quota: Quota,
 }
 
 impl<S> fmt::Debug for Context<S> {
@@ -104,8 +106,10 @@ impl<S: IdentitySource> Session<S> {
 
     /// Notes why the call is refused, and hands the refusal back.
     pub(crate) fn refused(&self, refusal: Refusal) -> Refusal {
-        self.context
-            .refused(self.method, Some(&self.peer), &refusal);
+        let context = &self.context;
+        context.count(self.method, &refusal);
+        let why = || context.source.shortfall(&self.caller);
+        context.log(self.method, Some(&self.peer), &refusal, why);
         refusal
     }
 }
@@ -113,21 +117,45 @@ impl<S: IdentitySource> Session<S> {
 impl<S> Context<S> {
     /// Counts and logs a refusal, once.
     pub(crate) fn refused(&self, method: Method, peer: Option<&Peer>, refusal: &Refusal) {
+        self.count(method, refusal);
+        self.log(method, peer, refusal, String::new);
+    }
+
+    fn count(&self, method: Method, refusal: &Refusal) {
+        self.metrics.refused(method, refusal.reason());
+    }
+
+    /// Anybody on the node can be refused as often as it likes, so the log takes a few lines a second
+    /// of that, and `why` is asked for those alone.
+    fn log(
+        &self,
+        method: Method,
+        peer: Option<&Peer>,
+        refusal: &Refusal,
+        why: impl FnOnce() -> String,
+    ) {
         let reason = refusal.reason();
-        self.metrics.refused(method, reason);
         let (pid, uid) = peer.map_or((None, None), |peer| (Some(peer.pid()), Some(peer.uid())));
         let method = method.name();
-        match refusal {
-            Refusal::Attest(_) | Refusal::JwtFetch(_) => warn!(
-                rpc.method = method, peer.pid = pid, peer.uid = uid, error.reason = reason,
-                error = %report::chain(refusal), "Could not serve a workload"
-            ),
+        let is_told = match refusal {
+            Refusal::Attest(_) | Refusal::JwtFetch(_) => true,
             // The agent probes its own socket, and has no identity there.
-            Refusal::NoIdentity if pid != Some(std::process::id()) => info!(
+            Refusal::NoIdentity => pid != Some(std::process::id()),
+            _ => false,
+        };
+        let room = is_told.then(|| self.quota.take()).flatten();
+        match (refusal, room) {
+            (Refusal::Attest(_) | Refusal::JwtFetch(_), Some(passed_over)) => warn!(
+                rpc.method = method, peer.pid = pid, peer.uid = uid, error.reason = reason,
+                error = %report::chain(refusal), passed_over, "Could not serve a workload"
+            ),
+            (Refusal::NoIdentity, Some(passed_over)) => info!(
                 rpc.method = method,
                 peer.pid = pid,
                 peer.uid = uid,
                 error.reason = reason,
+                explanation = why(),
+                passed_over,
                 "No identity issued"
             ),
             _ => debug!(

@@ -47,6 +47,13 @@ pub trait IdentitySource: Send + Sync + 'static {
         id: Option<SpiffeId>,
     ) -> impl Future<Output = Result<Vec<JwtGrant>, JwtFetchError>> + Send;
 
+    /// Why the caller has no identity, in short, for the log alone. It may show only what an operator
+    /// allows there.
+    fn shortfall(&self, caller: &Self::Caller) -> String {
+        let _ = caller;
+        String::new()
+    }
+
     /// The bundles that the caller may see now, without waiting for any signature.
     fn bundles(&self, caller: &Self::Caller) -> Arc<Bundles>;
 }

@@ -93,6 +93,7 @@ impl Place {
             metrics: Metrics::new(),
             tasks: tasks.clone(),
             readiness: Readiness::new(),
+            log: None,
         };
         let handle = start(self.config(lines), deps).await?;
         Ok(Running {
@@ -510,6 +511,7 @@ async fn health_is_told_over_http() {
         metrics: Metrics::new(),
         tasks: tasks.clone(),
         readiness: Readiness::new(),
+        log: None,
     };
     let handle = start(config, deps).await.unwrap();
     within(handle.readiness.ready()).await;

@@ -27,10 +27,10 @@ pub(super) struct Service {
 }
 
 impl Service {
-    pub(super) fn new(services: Services, serve: &Serve) -> Self {
+    pub(super) fn new<U>(services: &Services<U>, serve: &Serve) -> Self {
         Self {
-            volumes: services.volumes,
-            starts: services.starts,
+            volumes: Arc::clone(&services.volumes),
+            starts: Arc::clone(&services.starts),
             shutdown: serve.shutdown.clone(),
             tasks: serve.tasks.clone(),
         }

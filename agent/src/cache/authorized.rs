@@ -23,7 +23,7 @@ impl State {
             .cloned()
             .collect();
         for id in &gone {
-            self.remove_entry(id);
+            self.withdraw(id, now);
         }
         // A `store_svid` entry is for a store, and never for a socket.
         for entry in entries.iter().filter(|entry| !entry.store_svid) {
@@ -41,11 +41,11 @@ impl State {
             return;
         }
         for id in removed {
-            self.remove_entry(id);
+            self.withdraw(id, now);
         }
         for entry in entries {
             if entry.store_svid {
-                self.remove_entry(&entry.id);
+                self.withdraw(&entry.id, now);
             } else {
                 self.put_entry(entry, now);
             }
@@ -77,6 +77,14 @@ impl State {
         }
     }
 
+    /// Takes away what the server took away, and remembers it for those who ask.
+    fn withdraw(&mut self, id: &EntryId, now: SystemTime) {
+        if let Some(slot) = self.slots.get(id) {
+            self.gone.went(Arc::clone(&slot.entry), now);
+        }
+        self.remove_entry(id);
+    }
+
     fn remove_entry(&mut self, id: &EntryId) {
         let Some(slot) = self.slots.remove(id) else {
             return;
@@ -106,7 +114,10 @@ impl State {
                 self.slots
                     .edit(&entry.id, now, |slot| slot.update(Arc::clone(entry)));
             }
-            None => self.slots.insert(Slot::new(Arc::clone(entry))),
+            None => {
+                self.gone.came_back(&entry.id);
+                self.slots.insert(Slot::new(Arc::clone(entry)));
+            }
         }
         if known.is_none_or(|old| old.selectors != entry.selectors) {
             self.match_entry(entry, now);

@@ -5,7 +5,7 @@
 
 mod jwt;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -26,10 +26,12 @@ use tokio::sync::{Notify, mpsc, watch};
 use tracing::{debug, info, warn};
 use workload_api::source::{Bundles, Subscription, Update};
 
+use super::account::Account;
 use super::flights::Flights;
 use super::metrics::{Outcome, SvidKind};
 use super::signing::BatchId;
 use super::{Action, Capacity, Census, Event, Metrics, Refused, Signed, State};
+use crate::explain;
 use crate::keys::{self, WorkloadKey};
 use crate::rotation::Strategy;
 use crate::upstream::{Denial, EntrySet, Refusal, SigningRequest, Upstream, UpstreamError};
@@ -42,6 +44,8 @@ const SWEEP_MARGIN: usize = 64;
 const START_PART: u32 = 10;
 /// How often somebody looks whether the clock was set.
 const LOOK_AT_CLOCK: Duration = Duration::from_secs(30);
+/// How many of the server's refusals are remembered.
+const REFUSALS: usize = 256;
 /// Up to how much later than its backoff a failed request is repeated.
 const SPREAD: Duration = Duration::from_secs(1);
 
@@ -92,6 +96,7 @@ pub struct Driver<U> {
     flights: Flights,
     alarm: watch::Sender<Option<SystemTime>>,
     own_bundle: watch::Sender<Arc<Bundle>>,
+    bundles_version: watch::Sender<u64>,
     sync_wanted: Notify,
 }
 
@@ -102,6 +107,9 @@ struct Inner {
     // How many streams the last sweep left.
     swept: usize,
     ended: bool,
+    // The server's last words against entries, the newest last, and against this agent.
+    refusals: VecDeque<explain::Refusal>,
+    denial: Option<(Denial, SystemTime)>,
 }
 
 impl<U: Upstream> Driver<U> {
@@ -112,6 +120,8 @@ impl<U: Upstream> Driver<U> {
             streams: BTreeMap::new(),
             swept: 0,
             ended: false,
+            refusals: VecDeque::new(),
+            denial: None,
         };
         Arc::new(Self {
             started: deps.clock.now(),
@@ -121,6 +131,7 @@ impl<U: Upstream> Driver<U> {
             flights: Flights::default(),
             alarm: watch::Sender::new(None),
             own_bundle: watch::Sender::new(own),
+            bundles_version: watch::Sender::new(0),
             sync_wanted: Notify::default(),
         })
     }
@@ -238,6 +249,21 @@ impl<U: Upstream> Driver<U> {
         self.own_bundle.subscribe()
     }
 
+    /// Follows all bundles that the agent has: tells when they are others.
+    pub fn bundles_version(&self) -> watch::Receiver<u64> {
+        self.bundles_version.subscribe()
+    }
+
+    /// Every bundle that the agent has.
+    pub fn all_bundles(&self) -> Vec<Arc<Bundle>> {
+        self.inner.lock().state.all_bundles()
+    }
+
+    /// Whether the server has told the entries.
+    pub fn knows_entries(&self) -> bool {
+        self.inner.lock().state.knows_entries()
+    }
+
     /// Asks for a synchronization now: after the agent has attested again, say.
     pub fn sync_now(&self) {
         self.sync_wanted.notify_one();
@@ -253,11 +279,44 @@ impl<U: Upstream> Driver<U> {
         self.inner.lock().state.census()
     }
 
+    /// What there is to say of callers with these selectors, and what the server last said of their
+    /// entries. It walks all entries.
+    pub fn account(&self, selectors: &Selectors) -> (Account, Vec<explain::Refusal>) {
+        let now = self.deps.clock.now();
+        let inner = self.inner.lock();
+        let account = inner.state.account(selectors, now);
+        let concerns = |refusal: &&explain::Refusal| {
+            let mut matching = account.matching.iter();
+            matching.any(|found| found.entry.id == refusal.entry_id)
+        };
+        let refusals = inner.refusals.iter().filter(concerns).cloned().collect();
+        (account, refusals)
+    }
+
+    /// What the server last said against this agent.
+    pub fn last_denial(&self) -> Option<(Denial, SystemTime)> {
+        self.inner.lock().denial
+    }
+
+    fn remember(&self, entry_id: &EntryId, refusal: &Refusal) {
+        let (at, text) = (self.deps.clock.now(), refusal.to_string().into());
+        let mut inner = self.inner.lock();
+        inner.refusals.retain(|known| known.entry_id != *entry_id);
+        if inner.refusals.len() >= REFUSALS {
+            inner.refusals.pop_front();
+        }
+        let entry_id = entry_id.clone();
+        inner
+            .refusals
+            .push_back(explain::Refusal { entry_id, at, text });
+    }
+
     /// Lets the owner of the life cycle know what the server said about this agent.
     ///
     /// A ban takes effect here at once: whatever becomes of the process, nothing is served any more.
     pub fn denied(self: &Arc<Self>, denial: Denial) {
         warn!(error.reason = denial.reason(), "Server denied this agent");
+        self.inner.lock().denial = Some((denial, self.deps.clock.now()));
         if denial == Denial::Banned {
             self.apply(Event::Banned);
         }
@@ -277,6 +336,9 @@ impl<U: Upstream> Driver<U> {
         let alarm = inner.state.alarm(now);
         self.alarm
             .send_if_modified(|current| std::mem::replace(current, alarm) != alarm);
+        let version = inner.state.bundles_version();
+        self.bundles_version
+            .send_if_modified(|current| std::mem::replace(current, version) != version);
         self.deps.metrics.show(inner.state.census());
     }
 
@@ -397,6 +459,7 @@ impl<U: Upstream> Driver<U> {
         };
         let chain = answer.map_err(|refusal| {
             warn!(spiffe.id = %entry.spiffe_id, entry.id = %entry.id, rpc.code = %refusal.code, error = %refusal, "Server refused an X509-SVID");
+            self.remember(&entry.id, &refusal);
             refused()
         })?;
         // X509-SVID 5.2, and the key must be the one made here: what fails here is served to nobody.

@@ -10,6 +10,7 @@ use identity::validity::{Renewal, Schedule};
 use identity::x509::X509Svid;
 use workload_api::source::Identity;
 
+use super::account::Issued;
 use super::signing::{BatchId, Lane, Ticket};
 use super::trust::Standing;
 
@@ -108,6 +109,17 @@ impl Slot {
     pub(super) fn identity(&self, now: SystemTime) -> Option<&Arc<Identity>> {
         let served = self.served.as_ref()?;
         (!served.identity.svid.validity().is_over(now)).then_some(&served.identity)
+    }
+
+    /// What is told of the X509-SVID that is served now.
+    pub(super) fn issued(&self, now: SystemTime) -> Option<Issued> {
+        let served = self.served.as_ref()?;
+        let svid = &self.identity(now)?.svid;
+        Some(Issued {
+            serial: svid.leaf().serial_decimal().to_owned(),
+            validity: svid.validity(),
+            renews_at: served.schedule.due(),
+        })
     }
 
     /// Whether it takes room in the cache.

@@ -21,6 +21,8 @@ pub(super) struct Trust {
     federated: BTreeMap<TrustDomain, Arc<Bundle>>,
     // One `Bundles` for all callers that see the same trust domains, for it holds their encoding.
     shared: BTreeMap<BTreeSet<TrustDomain>, Arc<Bundles>>,
+    // How often they were replaced.
+    version: u64,
     // JWT authorities that an earlier bundle had and this one has not. A token may still come in that
     // one of them signed.
     revoked: BTreeSet<String>,
@@ -43,6 +45,7 @@ impl Trust {
             own,
             federated: BTreeMap::new(),
             shared: BTreeMap::new(),
+            version: 0,
             revoked: BTreeSet::new(),
         }
     }
@@ -73,9 +76,21 @@ impl Trust {
             own,
             federated,
             shared: BTreeMap::new(),
+            version: self.version + 1,
             revoked,
         };
         true
+    }
+
+    /// How often the bundles were replaced.
+    pub(super) fn version(&self) -> u64 {
+        self.version
+    }
+
+    /// All bundles, the own one among them.
+    pub(super) fn all(&self) -> Vec<Arc<Bundle>> {
+        let own = std::iter::once(&self.own);
+        own.chain(self.federated.values()).cloned().collect()
     }
 
     pub(super) fn own(&self) -> &Arc<Bundle> {

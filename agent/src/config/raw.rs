@@ -55,8 +55,8 @@ pub(super) struct Agent {
     pub(super) log_selectors: Vec<String>,
     pub(super) experimental: Experimental,
     pub(super) admin_socket_path: Option<PathBuf>,
+    pub(super) authorized_delegates: Vec<String>,
     // Known, and not built.
-    pub(super) authorized_delegates: Option<Vec<String>>,
     pub(super) trust_bundle_unix_socket: Option<Body>,
     pub(super) trust_bundle_spiffe_workload_api: Option<Body>,
     // SPIRE's profiler has no counterpart here; its settings change nothing that is promised.

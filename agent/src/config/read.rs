@@ -1,9 +1,11 @@
 //! From what is written to what is meant.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use attestors::node::join_token::Token;
 use identity::key::KeyAlgorithm;
+use identity::spiffe_id::SpiffeId;
 use identity::trust_domain::TrustDomain;
 use runtime::config::{ConfigErrors, Problems, UnknownKey, Warning, given, overrule};
 use runtime::log::LogConfig;
@@ -68,6 +70,7 @@ fn assemble(agent: raw::Agent, rest: Rest, problems: &mut Problems) -> Option<Co
         problems,
     );
     let cache = cache(&agent, problems);
+    let delegates = delegates(&agent.authorized_delegates, trust_domain.as_ref(), problems);
     let sync_interval = problems.length(
         "agent.experimental.sync_interval",
         agent.experimental.sync_interval.as_deref(),
@@ -91,6 +94,7 @@ fn assemble(agent: raw::Agent, rest: Rest, problems: &mut Problems) -> Option<Co
         log: rest.log,
         health: rest.health,
         prometheus: rest.prometheus,
+        delegates,
         admin_socket: sockets::admin(&agent, problems),
         socket: sockets::workload(agent, rest.aliases, problems),
     })
@@ -129,6 +133,29 @@ fn trust_domain(name: Option<&str>, problems: &mut Problems) -> Option<TrustDoma
         }
         Some(name) => problems.take("agent.trust_domain", TrustDomain::parse(name)),
     }
+}
+
+/// Delegates are members of the agent's own trust domain.
+fn delegates(
+    named: &[String],
+    trust_domain: Option<&TrustDomain>,
+    problems: &mut Problems,
+) -> BTreeSet<SpiffeId> {
+    let mut delegates = BTreeSet::new();
+    for name in named {
+        let path = "agent.authorized_delegates";
+        let Some(id) = problems.take(path, SpiffeId::parse(name)) else {
+            continue;
+        };
+        let is_foreign = trust_domain.is_some_and(|own| id.trust_domain() != own);
+        problems.add_if(
+            is_foreign || id.path().is_empty(),
+            path,
+            format!("`{id}` is not a member of the agent's trust domain"),
+        );
+        delegates.insert(id);
+    }
+    delegates
 }
 
 fn server(host: Option<&str>, port: Option<i64>, problems: &mut Problems) -> Option<ServerAddress> {

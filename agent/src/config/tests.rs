@@ -107,10 +107,6 @@ fn all_errors_are_told_at_once_with_their_keys() {
 #[test]
 fn what_is_not_built_is_refused_by_name() {
     for (line, key) in [
-        (
-            r#"authorized_delegates = ["spiffe://example.org/d"]"#,
-            "agent.authorized_delegates",
-        ),
         (r#"rebootstrap_mode = "auto""#, "agent.rebootstrap_mode"),
         (
             r#"trust_bundle_unix_socket = "/tmp/x""#,

@@ -12,14 +12,6 @@ pub(super) fn refuse(agent: &raw::Agent, problems: &mut Problems) {
     let experimental = &agent.experimental;
     for (path, asked, what) in [
         (
-            "agent.authorized_delegates",
-            agent
-                .authorized_delegates
-                .as_ref()
-                .is_some_and(|delegates| !delegates.is_empty()),
-            "the Delegated Identity API is not built",
-        ),
-        (
             "agent.experimental.require_pq_kem",
             experimental.require_pq_kem == Some(true),
             "demanding a post-quantum key exchange is not built",

@@ -8,6 +8,7 @@
 mod judge;
 pub mod kubelet;
 pub mod pod;
+mod processes;
 pub mod selectors;
 pub mod volumes;
 

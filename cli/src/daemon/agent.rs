@@ -33,7 +33,7 @@ pub(crate) async fn run(session: &mut Session, values: &Values) -> Result<(), Fa
     open_folder(&config)?;
     close_umask();
     let mut life = Life::begin(session.clock.clone())?;
-    life.reopen_log_on_signal(log)?;
+    life.reopen_log_on_signal(log.clone())?;
     for warning in warnings {
         warn!(%warning, "Configuration needs attention");
     }
@@ -43,6 +43,7 @@ pub(crate) async fn run(session: &mut Session, values: &Values) -> Result<(), Fa
         metrics: life.metrics.clone(),
         readiness: life.readiness.clone(),
         tasks: life.tasks.clone(),
+        log: Some(log),
     };
     match life.unless_stopped(agent::agent::start(config, deps)).await {
         Some(Err(failed)) => {

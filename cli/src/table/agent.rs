@@ -18,6 +18,19 @@ const HEALTH: Manners = Manners {
     help_end: "",
 };
 
+/// Commands that ask the admin socket.
+const ADMIN_ASKS: Manners = Manners {
+    failure: "Error: ",
+    repeats_flag_errors: false,
+    help_end: "flag: help requested",
+};
+
+const ADMIN_SOCKET: &[Flag] =
+    &[
+        Flag::text("socketPath", "Path to the SPIRE Agent admin API socket")
+            .default("/tmp/spire-agent/private/admin.sock"),
+    ];
+
 const VALIDATES: Manners = Manners {
     failure: "SPIRE agent configuration file is invalid: ",
     ..PLAIN
@@ -205,6 +218,36 @@ pub(super) static COMMANDS: &[Command] = &[
         AgentAction::Watch,
     ),
     command(
+        "agent debug getinfo",
+        "Prints debug information about the agent",
+        FlagSet {
+            name: "debug getinfo",
+            groups: &[ADMIN_SOCKET, OUTPUT],
+        },
+        ADMIN_ASKS,
+        AgentAction::DebugGetInfo,
+    ),
+    command(
+        "agent explain",
+        "Tells why a process has the identities that it has, or none",
+        FlagSet {
+            name: "explain",
+            groups: &[
+                ADMIN_SOCKET,
+                OUTPUT,
+                &[
+                    Flag::int("pid", "The process to explain"),
+                    Flag::text(
+                        "pod",
+                        "The pod to explain, as NAMESPACE/NAME: the first process of each container",
+                    ),
+                ],
+            ],
+        },
+        ADMIN_ASKS,
+        AgentAction::Explain,
+    ),
+    command(
         "agent healthcheck",
         "Determines agent health status",
         FlagSet {
@@ -219,6 +262,43 @@ pub(super) static COMMANDS: &[Command] = &[
         },
         HEALTH,
         AgentAction::Healthcheck,
+    ),
+    command(
+        "agent logger get",
+        "Gets the logger details",
+        FlagSet {
+            name: "logger get",
+            groups: &[ADMIN_SOCKET, OUTPUT],
+        },
+        ADMIN_ASKS,
+        AgentAction::LoggerGet,
+    ),
+    command(
+        "agent logger reset",
+        "Reset the logger details to launch level",
+        FlagSet {
+            name: "logger reset",
+            groups: &[ADMIN_SOCKET, OUTPUT],
+        },
+        ADMIN_ASKS,
+        AgentAction::LoggerReset,
+    ),
+    command(
+        "agent logger set",
+        "Sets the logger details",
+        FlagSet {
+            name: "logger set",
+            groups: &[
+                ADMIN_SOCKET,
+                OUTPUT,
+                &[Flag::text(
+                    "level",
+                    "The new log level, one of (panic, fatal, error, warn, info, debug, trace)",
+                )],
+            ],
+        },
+        ADMIN_ASKS,
+        AgentAction::LoggerSet,
     ),
     command(
         "agent run",

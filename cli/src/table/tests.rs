@@ -51,6 +51,7 @@ fn every_command_of_spire_has_spires_flags_types_and_defaults() {
                     "server backup",
                     "server restore",
                     "agent api fetch",
+                    "agent explain",
                     "k8s csi",
                     "k8s healthcheck"
                 ]

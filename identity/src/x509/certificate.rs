@@ -151,6 +151,11 @@ impl Certificate {
         &self.0.subject
     }
 
+    /// The subject's name as a text (RFC 2253), for people: its last attribute comes first.
+    pub fn subject(&self) -> String {
+        super::name::text(self.subject_der())
+    }
+
     /// Whether subject and issuer are the same, as in a root.
     pub fn is_self_issued(&self) -> bool {
         self.0.subject == self.0.issuer

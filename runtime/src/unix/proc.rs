@@ -12,6 +12,9 @@ use nix::sys::stat::Mode;
 /// `/proc/PID/stat` is one line of 52 numbers and a name of at most 64 bytes.
 const MAX_STAT: usize = 4096;
 
+/// `/proc/PID/status` grows with the supplementary groups, of which there are at most 65536.
+const MAX_STATUS: usize = 1 << 20;
+
 /// Most files of a process are shorter.
 const USUAL_BYTES: usize = 2048;
 
@@ -56,6 +59,13 @@ impl ProcDir {
             .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "`stat` has no start time"))
     }
 
+    /// The effective user and group id.
+    pub(super) fn effective_ids(&self) -> io::Result<(u32, u32)> {
+        let status = self.read("status", MAX_STATUS)?;
+        effective_ids_in_status(&status)
+            .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "`status` has no ids"))
+    }
+
     pub(super) fn is_running_since(&self, start_time: u64) -> bool {
         self.read("stat", MAX_STAT).is_ok_and(|stat| {
             let ended = matches!(
@@ -85,6 +95,19 @@ pub fn start_time_in_stat(stat: &[u8]) -> Option<u64> {
     // The first field after the name is the third.
     let field = fields_after_name(stat).nth(22 - 3)?;
     std::str::from_utf8(field).ok()?.parse().ok()
+}
+
+/// The second numbers of the lines `Uid:` and `Gid:`. The name that the process chooses comes before
+/// them, with its newlines escaped.
+fn effective_ids_in_status(status: &[u8]) -> Option<(u32, u32)> {
+    // The name may be no UTF-8; what counts here is.
+    let status = String::from_utf8_lossy(status);
+    let id = |label: &str| {
+        let mut lines = status.lines();
+        let numbers = lines.find_map(|line| line.strip_prefix(label))?;
+        numbers.split_ascii_whitespace().nth(1)?.parse().ok()
+    };
+    Some((id("Uid:")?, id("Gid:")?))
 }
 
 fn fields_after_name(stat: &[u8]) -> impl Iterator<Item = &[u8]> {

@@ -161,7 +161,7 @@ fn read_entry(entry: &types::Entry, own: &SpiffeId) -> Result<Entry, EntryFault>
             .collect::<Result<_, _>>()?,
         admin: entry.admin,
         downstream: entry.downstream,
-        expires_at: None,
+        expires_at: seconds(entry.expires_at),
         dns_names: Vec::new(),
         store_svid: entry.store_svid,
         hint: Hint::from_wire(&entry.hint)?,

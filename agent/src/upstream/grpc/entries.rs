@@ -23,7 +23,8 @@ use super::MAX_MESSAGE_BYTES;
 use super::convert::{self, protocol, seconds};
 use crate::upstream::{EntrySet, UpstreamError};
 
-/// What SPIRE's agent asks for. Lifetimes and DNS names are the server's business when it signs.
+/// What SPIRE's agent asks for, and when entries expire, to tell those who ask why one is gone.
+/// Lifetimes and DNS names are the server's business when it signs.
 const MASK: EntryMask = EntryMask {
     spiffe_id: true,
     parent_id: false,
@@ -33,7 +34,7 @@ const MASK: EntryMask = EntryMask {
     federates_with: true,
     admin: true,
     downstream: true,
-    expires_at: false,
+    expires_at: true,
     dns_names: false,
     revision_number: true,
     store_svid: true,
