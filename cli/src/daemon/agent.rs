@@ -45,7 +45,10 @@ pub(crate) async fn run(session: &mut Session, values: &Values) -> Result<(), Fa
         tasks: life.tasks.clone(),
         log: Some(log),
     };
-    match life.unless_stopped(agent::agent::start(config, deps)).await {
+    match life
+        .unless_stopped(Box::pin(agent::agent::start(config, deps)))
+        .await
+    {
         Some(Err(failed)) => {
             let failure = Failure::chain(&failed);
             error!(error = %failure, error.reason = failed.reason(), "Agent crashed");
