@@ -6,6 +6,7 @@
     reason = "what goes wrong in a helper is the failure of the test that calls it"
 )]
 
+mod admin_socket;
 mod disk;
 mod place;
 mod start;
