@@ -99,7 +99,7 @@ pub fn start_time_in_stat(stat: &[u8]) -> Option<u64> {
 
 /// The second numbers of the lines `Uid:` and `Gid:`. The name that the process chooses comes before
 /// them, with its newlines escaped.
-fn effective_ids_in_status(status: &[u8]) -> Option<(u32, u32)> {
+pub(super) fn effective_ids_in_status(status: &[u8]) -> Option<(u32, u32)> {
     // The name may be no UTF-8; what counts here is.
     let status = String::from_utf8_lossy(status);
     let id = |label: &str| {

@@ -4,6 +4,7 @@ use std::process::{Child, Command, Stdio};
 
 use proptest::prelude::*;
 
+use super::proc::effective_ids_in_status;
 use super::*;
 
 /// A process of our own that runs until it is killed.
@@ -130,9 +131,34 @@ fn a_process_cannot_forge_its_start_time_by_its_name() {
     assert_eq!(start_time_in_stat(hostile.as_bytes()), Some(4711));
 }
 
+#[test]
+fn the_effective_ids_are_the_second_of_each_line() {
+    let status = b"Name:\tUid:\xff\nPid:\t7\nUid:\t1\t2\t3\t4\nGid:\t5\t6\t7\t8\n";
+    assert_eq!(effective_ids_in_status(status), Some((2, 6)));
+    assert_eq!(effective_ids_in_status(b"Uid:\t1\t2\nGid:\t5\n"), None);
+}
+
 proptest! {
     #[test]
     fn any_bytes_as_stat_are_refused_or_read(bytes in proptest::collection::vec(any::<u8>(), 0..512)) {
         start_time_in_stat(&bytes);
+        effective_ids_in_status(&bytes);
+    }
+}
+
+#[tokio::test]
+async fn a_process_that_is_named_by_its_pid_has_its_own_ids() {
+    let own = Peer::of_pid(std::process::id()).unwrap();
+    let ids = (nix::unistd::geteuid(), nix::unistd::getegid());
+    assert_eq!((own.uid(), own.gid()), (ids.0.as_raw(), ids.1.as_raw()));
+    assert!(own.is_alive());
+}
+
+#[tokio::test]
+async fn a_process_that_has_ended_cannot_be_named() {
+    let mut child = Command::new("true").spawn().unwrap();
+    child.wait().unwrap();
+    for pid in [child.id(), 0, u32::MAX] {
+        assert_eq!(Peer::of_pid(pid).unwrap_err().reason(), "peer_exited");
     }
 }

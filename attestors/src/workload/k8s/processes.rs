@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::path::Path;
 use std::sync::Arc;
 
 use super::{K8s, K8sError};
@@ -12,7 +13,8 @@ impl K8s {
     /// pid may mean another process by the time that it is used.
     pub async fn processes_of(&self, namespace: &str, name: &str) -> Result<Vec<u32>, K8sError> {
         let viewpoint = Arc::clone(&self.viewpoint);
-        let found = tokio::task::spawn_blocking(move || first_processes(&viewpoint));
+        let found =
+            tokio::task::spawn_blocking(move || first_processes(Path::new("/proc"), &viewpoint));
         let found = found.await.map_err(K8sError::Interrupted)?;
         let snapshot = self.kubelet.snapshot().await?;
         let (mut reported, mut others) = (Vec::new(), Vec::new());
@@ -43,15 +45,15 @@ impl K8s {
 
 type Containers = BTreeMap<(Option<PodUid>, ContainerId), u32>;
 
-fn first_processes(viewpoint: &Viewpoint) -> std::io::Result<Containers> {
+fn first_processes(proc: &Path, viewpoint: &Viewpoint) -> std::io::Result<Containers> {
     let mut containers = Containers::new();
-    for entry in fs::read_dir("/proc")? {
+    for entry in fs::read_dir(proc)? {
         let name = entry?.file_name();
         let Some(pid) = name.to_str().and_then(|name| name.parse().ok()) else {
             continue;
         };
         // A process may end at any time.
-        let Ok(text) = fs::read(format!("/proc/{pid}/cgroup")) else {
+        let Ok(text) = fs::read(proc.join(format!("{pid}/cgroup"))) else {
             continue;
         };
         if text.len() <= cgroup::MAX_BYTES
@@ -62,4 +64,37 @@ fn first_processes(viewpoint: &Viewpoint) -> std::io::Result<Containers> {
         }
     }
     Ok(containers)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_container_is_found_by_its_lowest_pid_and_what_is_in_none_is_left_out() {
+        let proc = tempfile::tempdir().unwrap();
+        let pod = "b2a1f0de-7f4c-4c6e-9d51-0a2b3c4d5e6f";
+        let container = |digit: &str| digit.repeat(64);
+        let cgroup = |digit| format!("0::/kubepods/burstable/pod{pod}/{}\n", container(digit));
+        for (name, text) in [
+            ("300", cgroup("a")),
+            ("20", cgroup("a")),
+            ("7", cgroup("b")),
+            ("1", "0::/init.scope\n".to_owned()),
+            ("8", "no line of a kernel".to_owned()),
+            ("self", cgroup("c")),
+        ] {
+            fs::create_dir(proc.path().join(name)).unwrap();
+            fs::write(proc.path().join(name).join("cgroup"), text).unwrap();
+        }
+        // One that ended while it was looked at.
+        fs::create_dir(proc.path().join("9")).unwrap();
+        let found = first_processes(proc.path(), &Viewpoint::default()).unwrap();
+        let key = |digit| {
+            let container = ContainerId::parse(&container(digit)).unwrap();
+            (PodUid::parse(pod), container)
+        };
+        let expected = Containers::from([(key("a"), 20), (key("b"), 7)]);
+        assert_eq!(found, expected);
+    }
 }
