@@ -13,7 +13,7 @@ mod health;
 mod hints;
 pub mod metrics;
 pub mod options;
-mod quota;
+pub mod quota;
 pub mod routes;
 mod sds;
 mod session;

@@ -12,7 +12,7 @@ const EVERY: Duration = Duration::from_millis(200);
 
 /// Lets through a burst, and then so many in a time.
 #[derive(Debug)]
-pub(crate) struct Quota(Mutex<State>);
+pub struct Quota(Mutex<State>);
 
 #[derive(Debug)]
 struct State {
@@ -21,17 +21,20 @@ struct State {
     passed_over: u64,
 }
 
-impl Quota {
-    pub(crate) fn new() -> Self {
+impl Default for Quota {
+    /// A whole burst.
+    fn default() -> Self {
         Self(Mutex::new(State {
             left: BURST,
             counted: Instant::now(),
             passed_over: 0,
         }))
     }
+}
 
+impl Quota {
     /// Room for one line, and how many lines before it had none. `None` says that there is no room.
-    pub(crate) fn take(&self) -> Option<u64> {
+    pub fn take(&self) -> Option<u64> {
         let mut state = self.0.lock();
         let elapsed = state.counted.elapsed().as_millis() / EVERY.as_millis();
         let new = u32::try_from(elapsed).unwrap_or(u32::MAX);
@@ -58,7 +61,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn no_second_takes_more_than_ten_lines_and_the_rest_is_counted() {
-        let quota = Quota::new();
+        let quota = Quota::default();
         for second in 0..10 {
             let mut lines = 0;
             let mut passed_over = 0;

@@ -49,7 +49,7 @@ pub fn routes<S: IdentitySource>(
         clock: deps.clock,
         shutdown: deps.shutdown.clone(),
         metrics: deps.metrics,
-        quota: Quota::new(),
+        quota: Quota::default(),
     });
     let mut routes = Routes::builder();
     let mut services = Vec::new();

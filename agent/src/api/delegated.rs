@@ -29,6 +29,7 @@ use runtime::shutdown::Shutdown;
 use tokio_stream::Stream;
 use tonic::{Request, Response, Status};
 use tracing::warn;
+use workload_api::quota::Quota;
 
 use self::delegate::{Delegate, Target};
 use self::streams::{Bundles, X509Svids, messages};
@@ -46,6 +47,8 @@ struct Shared<U> {
     driver: Arc<Driver<U>>,
     delegates: BTreeSet<SpiffeId>,
     shutdown: Shutdown,
+    /// What the log takes of callers that are refused.
+    quota: Quota,
 }
 
 impl<U: Upstream> Service<U> {
@@ -55,6 +58,7 @@ impl<U: Upstream> Service<U> {
             driver: Arc::clone(services.source.driver()),
             delegates: services.delegates.clone(),
             shutdown: serve.shutdown.clone(),
+            quota: Quota::default(),
         }))
     }
 }

@@ -70,12 +70,15 @@ impl<U: Upstream> Delegate<U> {
             )
         };
         let peer = self.caller.peer();
-        warn!(
-            peer.pid = peer.pid(),
-            peer.uid = peer.uid(),
-            error.reason = reason,
-            "Refused a caller that is no delegate"
-        );
+        if let Some(passed_over) = self.shared.quota.take() {
+            warn!(
+                peer.pid = peer.pid(),
+                peer.uid = peer.uid(),
+                error.reason = reason,
+                passed_over,
+                "Refused a caller that is no delegate"
+            );
+        }
         Err(Status::permission_denied(text))
     }
 
@@ -176,7 +179,9 @@ async fn attest<U: Upstream>(
         attested = shared.attestors.attest(peer, &*shared.driver, before) => attested,
     };
     attested.map_err(|error| {
-        warn!(peer.pid = peer.pid(), peer.uid = peer.uid(), error.reason = error.reason(), error = %report::chain(&error), "Could not attest for a delegate");
+        if let Some(passed_over) = shared.quota.take() {
+            warn!(peer.pid = peer.pid(), peer.uid = peer.uid(), error.reason = error.reason(), error = %report::chain(&error), passed_over, "Could not attest for a delegate");
+        }
         match error {
             // It would be denied again, as one without an entry is.
             AttestError::Denied(_) => Status::permission_denied("workload attestation failed"),
