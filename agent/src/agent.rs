@@ -35,6 +35,7 @@ use crate::lifecycle::{self, Inputs, Lifecycle};
 use crate::lock::{Lock, LockError};
 use crate::proof::Proof;
 use crate::rotation::Strategy;
+use crate::sealed::{self, Item, SealedCache, Trust};
 use crate::source::Source;
 use crate::state::{StateError, StateFile};
 use crate::sync::{self, Sync};
@@ -116,7 +117,8 @@ pub async fn start(config: Config, deps: Deps) -> Result<Handle, StartError> {
     let attestor = attestor(&config, &deps.clock);
     let identity = deps.readiness.component("identity");
     let steps = Steps::new(&config, &deps);
-    let standing = obtain(&attestor, &mut kept, &deps).await?;
+    let (standing, trust) = obtain(&attestor, &mut kept, &config.data_dir, &deps).await?;
+    let (sealed, items) = open_sealed(&config, &kept, &standing, trust, &deps);
     let credentials = Arc::new(Credentials::new(standing.own, Arc::clone(&standing.bundle)));
     let server = Server::new(
         attestor.target.clone(),
@@ -130,8 +132,10 @@ pub async fn start(config: Config, deps: Deps) -> Result<Handle, StartError> {
         Arc::clone(&server),
         standing.bundle,
         denials,
+        sealed.clone(),
         &deps,
     );
+    let is_restored = driver.restore(items);
     let lifecycle = Lifecycle::new(
         kept,
         lifecycle::Deps {
@@ -143,6 +147,7 @@ pub async fn start(config: Config, deps: Deps) -> Result<Handle, StartError> {
             health: identity,
             metrics: deps.metrics.register(lifecycle::Metrics::register),
             trigger: deps.tasks.trigger().clone(),
+            sealed,
         },
     );
     let inputs = Inputs {
@@ -150,10 +155,7 @@ pub async fn start(config: Config, deps: Deps) -> Result<Handle, StartError> {
         bundle: driver.own_bundle(),
     };
     deps.tasks.spawn("agent.lifecycle", lifecycle.run(inputs));
-    deps.tasks.spawn(
-        "agent.cache",
-        Arc::clone(&driver).run(deps.tasks.shutdown()),
-    );
+    keep(&driver, &deps.tasks);
     if let Some(bound) = admin {
         let delegates = config.delegates.clone();
         admin_socket::serve(bound, delegates, &driver, &credentials, &steps, &deps);
@@ -161,7 +163,7 @@ pub async fn start(config: Config, deps: Deps) -> Result<Handle, StartError> {
     let socket = config.socket.as_ref().map(|socket| socket.path.clone());
     deps.tasks.spawn(
         "agent.work",
-        work(config, server, driver, steps, deps.clone()),
+        work(config, server, driver, is_restored, steps, deps.clone()),
     );
     Ok(Handle {
         socket,
@@ -170,6 +172,13 @@ pub async fn start(config: Config, deps: Deps) -> Result<Handle, StartError> {
         readiness: deps.readiness,
         credentials,
     })
+}
+
+/// Keeps what the cache holds fresh, and kept on disk.
+fn keep(driver: &Driver, tasks: &TaskGroup) {
+    let shutdown = || tasks.shutdown();
+    tasks.spawn("agent.cache", Arc::clone(driver).run(shutdown()));
+    tasks.spawn("agent.sealed", Arc::clone(driver).keep_sealed(shutdown()));
 }
 
 fn open(config: &Config) -> Result<Kept, StartError> {
@@ -242,10 +251,17 @@ fn attestor(config: &Config, clock: &Clock) -> Attestor {
 }
 
 /// The identity that is kept, or a new one.
-async fn obtain(attestor: &Attestor, kept: &mut Kept, deps: &Deps) -> Result<Standing, StartError> {
+async fn obtain(
+    attestor: &Attestor,
+    kept: &mut Kept,
+    data_dir: &Path,
+    deps: &Deps,
+) -> Result<(Standing, Trust), StartError> {
     if let Some(standing) = kept.restore(attestor, deps.clock.now()) {
-        return Ok(standing);
+        return Ok((standing, Trust::Restored));
     }
+    // Whoever it was, it is not any more, and nothing that it was entitled to is served again.
+    sealed::remove(data_dir);
     let shutdown = deps.tasks.shutdown();
     let (first, longest) = ATTEST_PAUSE;
     let mut backoff = Backoff::new(first, longest);
@@ -256,7 +272,7 @@ async fn obtain(attestor: &Attestor, kept: &mut Kept, deps: &Deps) -> Result<Sta
             attested = attestor.attest(kept, trust.as_ref(), None) => attested,
         };
         let error = match attested {
-            Ok(standing) => return Ok(standing),
+            Ok(standing) => return Ok((standing, Trust::New)),
             Err(error) if attestor.may_try_again(&error) => error,
             Err(error) => return Err(StartError::Identity(error)),
         };
@@ -295,6 +311,32 @@ fn cache_options(config: &Config) -> driver::Options {
             .jwt_hit_timeout
             .unwrap_or(usual.jwt_hit_timeout),
     }
+}
+
+/// Opens what was kept for the workloads, if it is to be kept.
+fn open_sealed(
+    config: &Config,
+    kept: &Kept,
+    standing: &Standing,
+    trust: Trust,
+    deps: &Deps,
+) -> (SealedCache, Vec<Item>) {
+    if !config.sealed_cache || !kept.custody.is_durable() {
+        if config.sealed_cache {
+            // Keys that are to stay in memory do not go to the disk by another way, and without the
+            // agent's own key nothing of it could be served after a restart.
+            info!("The agent's key is in memory only: nothing is kept for a restart");
+        }
+        sealed::remove(&config.data_dir);
+        return (SealedCache::default(), Vec::new());
+    }
+    SealedCache::open(
+        &config.data_dir,
+        standing.own.svid.id(),
+        trust,
+        deps.clock.now(),
+        deps.metrics.register(sealed::Metrics::register),
+    )
 }
 
 /// What readiness waits for after the identity, and what the sockets share.
@@ -342,6 +384,7 @@ fn cache(
     server: Arc<Server>,
     bundle: Arc<Bundle>,
     denials: mpsc::Sender<Denial>,
+    sealed: SealedCache,
     deps: &Deps,
 ) -> Driver {
     let deps = driver::Deps {
@@ -350,12 +393,21 @@ fn cache(
         tasks: deps.tasks.clone(),
         metrics: deps.metrics.register(cache::Metrics::register),
         denials,
+        sealed,
     };
     driver::Driver::new(bundle, cache_options(config), deps)
 }
 
-/// Synchronizes, opens the socket after the first success, and goes on with both until shutdown.
-async fn work(config: Config, server: Arc<Server>, driver: Driver, steps: Steps, deps: Deps) {
+/// Opens the socket after the first synchronization, or at once when there is something to serve from
+/// before the restart; and synchronizes on until shutdown.
+async fn work(
+    config: Config,
+    server: Arc<Server>,
+    driver: Driver,
+    is_restored: bool,
+    mut steps: Steps,
+    deps: Deps,
+) {
     let mut sync = Sync::new(
         config.trust_domain.clone(),
         config.sync_interval,
@@ -369,21 +421,32 @@ async fn work(config: Config, server: Arc<Server>, driver: Driver, steps: Steps,
     )
     .telling(steps.status.clone());
     let shutdown = deps.tasks.shutdown();
+    if is_restored && !open_workload_socket(&config, &driver, &mut steps, &deps) {
+        return;
+    }
     tokio::select! {
         () = shutdown.requested() => return,
         () = begin(&server, &driver, &mut sync, &deps.clock) => {}
     }
+    if !is_restored && !open_workload_socket(&config, &driver, &mut steps, &deps) {
+        return;
+    }
+    sync.run(shutdown).await;
+}
+
+/// Opens the socket of the workloads, if there is to be one. `false` says that the process is to end.
+fn open_workload_socket(config: &Config, driver: &Driver, steps: &mut Steps, deps: &Deps) -> bool {
     if let Some(socket) = &config.socket
-        && let Err(error) = serve(socket, &driver, &steps, &deps)
+        && let Err(error) = serve(socket, driver, steps, deps)
     {
         error!(error.reason = error.reason(), error = %report::chain(&error), "Could not open the socket of the workloads");
         deps.tasks
             .trigger()
             .trigger(Reason::Failed("could not open the socket of the workloads"));
-        return;
+        return false;
     }
-    drop(steps.socket);
-    sync.run(shutdown).await;
+    drop(steps.socket.take());
+    true
 }
 
 /// Synchronizes until it succeeds once. What the server says against the agent, the life cycle hears.

@@ -13,12 +13,13 @@ mod issue;
 pub mod jwt;
 mod metrics;
 mod publish;
+mod restore;
 mod signing;
 mod slot;
 mod slots;
 mod subscribers;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod trust;
 mod views;
 
@@ -34,7 +35,7 @@ use identity::validity::Schedule;
 use workload_api::source::Bundles;
 
 use self::account::Memory;
-pub use self::event::{Action, Event, Refused};
+pub use self::event::{Action, Event, Refused, Restored};
 use self::index::Index;
 use self::jwt::{JwtKey, JwtSvids};
 pub use self::metrics::Metrics;
@@ -91,6 +92,8 @@ pub struct State {
 pub enum Phase {
     /// Nothing yet, so nobody can be told that it has no identity.
     Starting,
+    /// Nothing yet, but there is what it said before the agent's restart.
+    Restored,
     /// Its entries.
     Synced,
     /// That it is banned: nothing is served any more, whatever comes in.
@@ -123,6 +126,7 @@ impl State {
             Event::Joined(selectors) => self.join(&selectors, now),
             Event::Left(selectors) => self.leave(&selectors, now),
             _ if self.phase == Phase::Banned => {}
+            Event::Restored(items) => self.restore(items, now),
             Event::Synced(entries) => self.sync(&entries, now),
             Event::Changed { entries, removed } => self.change(&entries, &removed, now),
             Event::Reached => self.reached(now),

@@ -59,6 +59,9 @@ pub struct Config {
     pub delegates: BTreeSet<SpiffeId>,
     pub workload_attestors: Vec<WorkloadAttestorConfig>,
     pub cache: CacheConfig,
+    /// Whether what is served is kept on disk over a restart. It never is while the agent's own key is in
+    /// memory alone.
+    pub sealed_cache: bool,
     pub sync_interval: Duration,
     /// Prefixes of the selectors that may be logged.
     pub log_selectors: Vec<String>,

@@ -16,6 +16,7 @@ pub mod lifecycle;
 pub mod lock;
 pub mod proof;
 pub mod rotation;
+pub mod sealed;
 pub mod source;
 pub mod state;
 pub mod sync;

@@ -25,6 +25,7 @@ use crate::attestation::{AttestationError, Attestor, Kept, Standing};
 use crate::credentials::{AgentSvid, Credentials};
 use crate::custody;
 use crate::rotation::Strategy;
+use crate::sealed::SealedCache;
 use crate::upstream::grpc::Server;
 use crate::upstream::{Denial, UpstreamError};
 
@@ -85,6 +86,8 @@ pub struct Deps {
     pub health: Health,
     pub metrics: Metrics,
     pub trigger: ShutdownTrigger,
+    /// What is kept for workloads. It goes with the identity.
+    pub sealed: SealedCache,
 }
 
 /// What comes in.
@@ -225,7 +228,9 @@ impl Lifecycle {
             "Could not renew the agent's SVID"
         );
         if self.schedule.renewal(now) == Renewal::Expired {
-            // The server may know better, so it is asked on; workloads keep what is valid.
+            // The server may know better, so it is asked on; workloads keep what is valid. A start could
+            // not tell any more that this agent is still one.
+            self.deps.sealed.wipe();
             self.deps.health.not_ready("the agent's SVID has expired");
         }
         Life::GoesOn
@@ -277,10 +282,16 @@ impl Lifecycle {
         self.deps.metrics.show(&own);
         self.deps.health.ready();
         self.deps.credentials.trust_now(standing.bundle);
+        self.deps
+            .sealed
+            .resume(own.svid.id(), self.deps.clock.now());
         self.deps.credentials.renew(own);
     }
 
     async fn denied(&mut self, denial: Denial, inputs: &mut Inputs) -> Life {
+        if denial.ends_identity() {
+            self.deps.sealed.wipe();
+        }
         let own = self.deps.credentials.own();
         if denial == Denial::Banned {
             return self.banned(&own);
@@ -340,6 +351,7 @@ impl Lifecycle {
     }
 
     fn give_up(&mut self, reason: &'static str) -> Life {
+        self.deps.sealed.wipe();
         if let Err(error) = self.kept.forget_svid() {
             error!(error.reason = error.reason(), error = %report::chain(&error), "Could not forget the agent's SVID");
         }

@@ -153,6 +153,7 @@ mod tests {
             tasks: TaskGroup::new(Shutdown::new().0),
             metrics: Metrics::default(),
             denials: mpsc::channel(1).0,
+            sealed: crate::sealed::SealedCache::default(),
         };
         let own = Arc::new(server.own_bundle());
         let driver = Driver::new(Arc::clone(&own), Options::default(), deps);

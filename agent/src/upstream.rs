@@ -102,6 +102,14 @@ pub enum Denial {
 }
 
 impl Denial {
+    /// Whether the agent is no longer who it was, rather than asked to come by another way.
+    pub fn ends_identity(self) -> bool {
+        match self {
+            Self::Expired | Self::NotAttested | Self::NotActive | Self::Banned => true,
+            Self::MustReattest => false,
+        }
+    }
+
     /// The stable label of metrics and logs.
     pub fn reason(self) -> &'static str {
         match self {

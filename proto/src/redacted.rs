@@ -5,6 +5,7 @@
 use std::fmt::{Debug, Formatter, Result};
 
 use crate::csi::NodePublishVolumeRequest;
+use crate::records::{SealedJwtSvid, SealedX509Svid};
 use crate::spire::agent::delegatedidentity::X509svidWithKey;
 use crate::spire::server::agent::CreateJoinTokenRequest;
 use crate::spire::types;
@@ -44,6 +45,8 @@ redact!(X509svidWithKey { x509_svid; x509_svid_key });
 redact!(types::JoinToken { expires_at; value });
 redact!(types::AttestationData { r#type; payload });
 redact!(CreateJoinTokenRequest { ttl, agent_id; token });
+redact!(SealedX509Svid { entry_id, revision, created_at, certificate_chain; private_key });
+redact!(SealedJwtSvid { entry_id, revision, created_at; token });
 
 #[cfg(test)]
 mod tests {

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use agent::sealed::Item;
 use attestors::node::join_token::Token;
 use attestors::node::k8s_psat::{Node, Payload, Pod, Review};
 use attestors::workload::cgroup::pattern::Patterns;
@@ -297,6 +298,21 @@ pub(crate) fn agent_state(data: &[u8]) {
             agent::state::parse_bytes(&agent::state::encode_bytes(&state)),
             Some(state)
         );
+    }
+}
+
+/// The first byte says how long the name is; the rest is what was kept by it.
+pub(crate) fn sealed_record(data: &[u8]) {
+    let cut = data
+        .split_first()
+        .and_then(|(length, rest)| rest.split_at_checked(usize::from(*length)));
+    let Some((name, value)) = cut else {
+        return;
+    };
+    if let Ok(item) = Item::decode(name, value) {
+        assert_eq!(item.name(), name);
+        let again = Item::decode(name, &item.encode()).expect("our own bytes are read");
+        assert!(again.is_same(&item));
     }
 }
 

@@ -316,6 +316,11 @@ impl Agent {
         self.wait();
     }
 
+    /// Starts it again on the same state, and does not wait for anything.
+    pub fn start_alone(&self) -> Process {
+        start_agent(self.make, self.folder.path(), None)
+    }
+
     /// Waits until the agent serves its socket.
     pub fn wait(&self) {
         wait_for_agent(self.make, &self.socket());

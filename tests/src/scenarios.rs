@@ -204,7 +204,7 @@ pub fn wait_for_svid(agent: &Agent, path: &str) -> tempfile::TempDir {
 }
 
 /// Fetches the X509-SVIDs into a folder; `None` if there are none.
-fn fetch(agent: &Agent) -> Option<tempfile::TempDir> {
+pub fn fetch(agent: &Agent) -> Option<tempfile::TempDir> {
     let folder = tempfile::tempdir().unwrap();
     let name = folder.path().display().to_string();
     let ended = agent.api(agent.make, &["fetch", "x509", "-write", &name]);

@@ -29,6 +29,7 @@ const TARGETS: &[(&str, Body)] = &[
     ("endpoint", bodies::endpoint),
     ("agent_state", bodies::agent_state),
     ("backup", bodies::backup),
+    ("sealed_record", bodies::sealed_record),
 ];
 
 #[test]

@@ -51,6 +51,8 @@ const SECRETS: &[&str] = &[
     ".spire.api.types.AttestationData",
     ".spire.api.server.agent.v1.CreateJoinTokenRequest",
     ".csi.v1.NodePublishVolumeRequest",
+    ".signet.records.v1.SealedX509Svid",
+    ".signet.records.v1.SealedJwtSvid",
 ];
 
 #[test]
@@ -90,6 +92,7 @@ fn every_proto_file_is_compiled() {
             "kubelet/pod.proto",
             "kubelet/pods.proto",
             "signet/records/v1/records.proto",
+            "signet/records/v1/sealed.proto",
             "spire/types.proto",
             "workload.proto",
         ]
@@ -119,7 +122,11 @@ fn generate() -> BTreeMap<String, Vec<u8>> {
     let types = "crate::spire::types";
 
     rust(&["workload.proto"], None, out.path());
-    rust(&["signet/records/v1/records.proto"], None, out.path());
+    let records = [
+        "signet/records/v1/records.proto",
+        "signet/records/v1/sealed.proto",
+    ];
+    rust(&records, None, out.path());
     rust(&["csi/csi.proto"], None, out.path());
     rust(&["kubelet/pluginregistration.proto"], None, out.path());
     rust(&["kubelet/pod.proto"], None, out.path());

@@ -82,6 +82,7 @@ impl Admin {
             tasks: tasks.clone(),
             metrics: Metrics::default(),
             denials: mpsc::channel(1).0,
+            sealed: crate::sealed::SealedCache::default(),
         };
         let driver = driver::Driver::new(Arc::new(server.own_bundle()), Options::default(), deps);
         let unix = vec![WorkloadAttestor::Unix(Unix::new(unix::Options::default()))];

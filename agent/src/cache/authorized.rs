@@ -12,7 +12,7 @@ use crate::upstream::EntrySet;
 
 impl State {
     pub(super) fn sync(&mut self, entries: &EntrySet, now: SystemTime) {
-        if self.phase == Phase::Starting {
+        if matches!(self.phase, Phase::Starting | Phase::Restored) {
             self.phase = Phase::Synced;
             self.changed.extend(self.subscribers.keys().cloned());
         }
@@ -37,7 +37,7 @@ impl State {
     /// Takes what changed. Its cost goes with the change, not with the number of entries.
     pub(super) fn change(&mut self, entries: &[Arc<Entry>], removed: &[EntryId], now: SystemTime) {
         // Without the list that it is a change of, it says nothing about who has no identity.
-        if self.phase == Phase::Starting {
+        if matches!(self.phase, Phase::Starting | Phase::Restored) {
             return;
         }
         for id in removed {
@@ -102,7 +102,7 @@ impl State {
         }
     }
 
-    fn put_entry(&mut self, entry: &Arc<Entry>, now: SystemTime) {
+    pub(super) fn put_entry(&mut self, entry: &Arc<Entry>, now: SystemTime) {
         let known = self
             .slots
             .get(&entry.id)

@@ -4,6 +4,7 @@
 //! there is answered in the same call, and no queue stands between an event and its effect.
 
 mod jwt;
+mod kept;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -34,6 +35,7 @@ use super::{Action, Capacity, Census, Event, Metrics, Refused, Signed, State};
 use crate::explain;
 use crate::keys::{self, WorkloadKey};
 use crate::rotation::Strategy;
+use crate::sealed::SealedCache;
 use crate::upstream::{Denial, EntrySet, Refusal, SigningRequest, Upstream, UpstreamError};
 
 /// Up to how many elliptic-curve keys are made without leaving the runtime's thread.
@@ -84,6 +86,8 @@ pub struct Deps<U> {
     pub metrics: Metrics,
     /// Where denials of this agent go: whoever owns its life cycle acts on them.
     pub denials: mpsc::Sender<Denial>,
+    /// Where what is served is kept over a restart.
+    pub sealed: SealedCache,
 }
 
 /// The cache at work.
@@ -315,6 +319,7 @@ impl<U: Upstream> Driver<U> {
     ///
     /// A ban takes effect here at once: whatever becomes of the process, nothing is served any more.
     pub fn denied(self: &Arc<Self>, denial: Denial) {
+        self.forget_kept(denial);
         warn!(error.reason = denial.reason(), "Server denied this agent");
         self.inner.lock().denial = Some((denial, self.deps.clock.now()));
         if denial == Denial::Banned {
@@ -330,6 +335,12 @@ impl<U: Upstream> Driver<U> {
 
     fn apply_locked(self: &Arc<Self>, inner: &mut Inner, event: Event) {
         let now = self.deps.clock.now();
+        if !matches!(
+            event,
+            Event::Joined(_) | Event::Left(_) | Event::Expected(_)
+        ) {
+            self.deps.sealed.touch();
+        }
         for action in inner.state.apply(event, now) {
             self.perform(inner, action);
         }
@@ -404,6 +415,7 @@ impl<U: Upstream> Driver<U> {
             return self.apply(Event::Answered { batch, answers });
         }
         let requests = asked.iter().map(Asked::request).collect();
+        let entries: Vec<_> = asked.iter().map(|asked| Arc::clone(&asked.entry)).collect();
         match self.deps.upstream.sign_x509(requests).await {
             Ok(answers) => {
                 let answers = asked
@@ -411,6 +423,7 @@ impl<U: Upstream> Driver<U> {
                     .zip(answers)
                     .map(|(asked, answer)| (asked.entry.id.clone(), self.judge(asked, answer)))
                     .collect();
+                let _kept = self.keep_signed(&entries, &answers).await;
                 self.apply(Event::Answered { batch, answers });
             }
             Err(error) => {

@@ -6,18 +6,23 @@ use std::time::Duration;
 
 use identity::bundle::Bundle;
 use identity::entry::{Entry, EntryId};
+use identity::jwt::JwtSvid;
 use identity::selector::Selectors;
 use identity::spiffe_id::SpiffeId;
 use identity::trust_domain::TrustDomain;
+use identity::validity::Schedule;
 use workload_api::source::Update;
 
 use super::signing::BatchId;
 use super::slot::Signed;
+use crate::sealed::Revision;
 use crate::upstream::EntrySet;
 
 /// What happened.
 #[derive(Debug)]
 pub enum Event {
+    /// This was kept since before the agent's restart.
+    Restored(Vec<Restored>),
     /// The server told all entries of this agent.
     Synced(EntrySet),
     /// The server told which of its entries are new or different, and which are gone, since it told
@@ -52,6 +57,29 @@ pub enum Event {
     ClockSet,
     /// The server banned this agent.
     Banned,
+}
+
+/// One thing that was kept.
+#[derive(Debug)]
+pub enum Restored {
+    /// The bundles come before what they are asked about.
+    Bundles {
+        own: Arc<Bundle>,
+        federated: BTreeMap<TrustDomain, Arc<Bundle>>,
+    },
+    /// The entries come before what was signed for them.
+    Entry(Arc<Entry>),
+    X509 {
+        entry_id: EntryId,
+        revision: Revision,
+        signed: Signed,
+    },
+    Jwt {
+        entry_id: EntryId,
+        revision: Revision,
+        svid: JwtSvid,
+        schedule: Schedule,
+    },
 }
 
 /// The server did not sign this entry's SVID, or signed what is of no use.

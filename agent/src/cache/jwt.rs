@@ -141,6 +141,15 @@ impl JwtSvids {
         }
     }
 
+    /// The tokens that are not over, each with its entry.
+    pub(super) fn iter(&self, now: SystemTime) -> impl Iterator<Item = (&EntryId, &JwtSvid)> {
+        let valid = move |cached: &&Cached| cached.schedule.renewal(now) != Renewal::Expired;
+        self.by_key
+            .iter()
+            .filter(move |(_, cached)| valid(cached))
+            .map(|(key, cached)| (&key.entry_id, &cached.svid))
+    }
+
     pub(super) fn clear(&mut self) {
         self.by_key.clear();
         self.order.clear();

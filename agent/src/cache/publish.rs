@@ -7,6 +7,7 @@ use identity::entry::EntryId;
 use identity::selector::Selectors;
 use workload_api::source::{Identity, Update};
 
+use super::slot::Slot;
 use super::subscribers::Shown;
 use super::{Action, Phase, State, views};
 
@@ -59,6 +60,10 @@ impl State {
             .iter()
             .filter_map(|id| self.slots.get(id))
             .collect();
+        if self.phase == Phase::Restored && slots.is_empty() {
+            // Its entry may be newer than what was kept: the server is to say that it has none.
+            return;
+        }
         let signed: Vec<_> = slots
             .iter()
             .filter(|slot| slot.identity(now).is_some())
@@ -76,7 +81,7 @@ impl State {
         let bundles = self.trust.select(federated);
         let show = match &subscriber.shown {
             // With half of its identities a workload might pick the wrong one.
-            Shown::Nothing => complete,
+            Shown::Nothing => complete || self.is_on_its_own(&slots),
             Shown::Update(last) if views::shows(last, &identities, &bundles) => return,
             Shown::Update(last) => !self.is_renaming(&selectors, last, &identities),
             Shown::Withdrawn => complete || !slots.iter().any(|slot| slot.awaiting),
@@ -103,6 +108,12 @@ impl State {
             }
             (None, Shown::Nothing | Shown::Withdrawn) => {}
         }
+    }
+
+    /// Whether what is missing cannot be had, for the server has not been reached since the agent's
+    /// restart. Before the restart, what was left would have been served.
+    fn is_on_its_own(&self, slots: &[&Slot]) -> bool {
+        self.phase == Phase::Restored && !slots.iter().any(|slot| slot.awaiting)
     }
 
     /// Whether identities are missing only because their entries were renamed a moment ago.

@@ -13,6 +13,7 @@ use workload_api::source::Identity;
 use super::account::Issued;
 use super::signing::{BatchId, Lane, Ticket};
 use super::trust::Standing;
+use crate::sealed::Revision;
 
 /// The wait after an entry was refused for the first time; it doubles with each further refusal.
 const FIRST_RETRY: Duration = Duration::from_secs(1);
@@ -120,6 +121,14 @@ impl Slot {
             validity: svid.validity(),
             renews_at: served.schedule.due(),
         })
+    }
+
+    /// What is worth keeping over a restart: a trusted SVID that is not over.
+    pub(super) fn keepsake(&self, now: SystemTime) -> Option<(Revision, &X509Svid)> {
+        let served = self.served.as_ref()?;
+        let is_good =
+            served.standing == Standing::Trusted && !served.identity.svid.validity().is_over(now);
+        is_good.then_some((served.revision, &served.identity.svid))
     }
 
     /// Whether it takes room in the cache.

@@ -2,6 +2,7 @@
 
 mod driver;
 mod properties;
+mod restore;
 mod simulation;
 mod state;
 
@@ -26,13 +27,13 @@ static KEY: LazyLock<WorkloadKey> = LazyLock::new(|| {
     new_workload_key(KeyAlgorithm::EcP256, &id).unwrap()
 });
 
-const TTL: Duration = Duration::from_secs(3600);
+pub(crate) const TTL: Duration = Duration::from_secs(3600);
 
 fn at(seconds: u64) -> SystemTime {
     epoch() + Duration::from_secs(seconds)
 }
 
-fn signed(ca: &Ca, entry: &Entry, now: SystemTime, ttl: Duration) -> Signed {
+pub(crate) fn signed(ca: &Ca, entry: &Entry, now: SystemTime, ttl: Duration) -> Signed {
     let chain = ca.sign(&KEY.csr, &entry.spiffe_id, now, ttl);
     let svid = X509Svid::new(chain, Arc::clone(&KEY.key)).unwrap();
     let schedule = rotation::Strategy::default().plan(svid.validity(), |_| Duration::ZERO);

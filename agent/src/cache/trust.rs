@@ -97,6 +97,10 @@ impl Trust {
         &self.own
     }
 
+    pub(super) fn federated(&self) -> impl Iterator<Item = &Arc<Bundle>> {
+        self.federated.values()
+    }
+
     /// The own bundle, and those of `federated` that are known.
     pub(super) fn select(&mut self, federated: BTreeSet<TrustDomain>) -> Arc<Bundles> {
         if let Some(shared) = self.shared.get(&federated) {

@@ -21,6 +21,7 @@ pub(super) struct File {
 pub(super) struct Signet {
     pub(super) socket_aliases: Vec<String>,
     pub(super) server_addresses: Vec<String>,
+    pub(super) sealed_cache: Option<bool>,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -42,6 +42,7 @@ pub(super) fn read(
         prometheus: file.telemetry.read(&mut problems),
         aliases: file.signet.socket_aliases,
         more_servers: file.signet.server_addresses,
+        sealed_cache: file.signet.sealed_cache,
     };
     apply(&mut agent, overrides);
     unbuilt::refuse(&agent, &mut problems);
@@ -57,6 +58,7 @@ struct Rest {
     prometheus: Option<HostPort>,
     aliases: Vec<String>,
     more_servers: Vec<String>,
+    sealed_cache: Option<bool>,
 }
 
 fn assemble(agent: raw::Agent, rest: Rest, problems: &mut Problems) -> Option<Config> {
@@ -89,6 +91,7 @@ fn assemble(agent: raw::Agent, rest: Rest, problems: &mut Problems) -> Option<Co
         join_token: join_token?,
         workload_attestors: rest.plugins.workload_attestors,
         cache: cache?,
+        sealed_cache: rest.sealed_cache.unwrap_or(true),
         sync_interval: sync_interval.unwrap_or(DEFAULT_SYNC_INTERVAL),
         log_selectors: agent.log_selectors.clone(),
         log: rest.log,

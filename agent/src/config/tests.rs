@@ -378,6 +378,16 @@ fn further_servers_have_the_port_of_the_first_unless_they_name_one() {
     }
 }
 
+#[test]
+fn what_is_served_is_kept_over_a_restart_unless_that_is_turned_off() {
+    let text = |signet: &str| AGENT.to_owned() + PLUGINS + signet;
+    assert!(load(&text("")).unwrap().0.sealed_cache);
+    for (value, kept) in [("true", true), ("false", false)] {
+        let (config, _) = load(&text(&format!("signet {{ sealed_cache = {value} }}"))).unwrap();
+        assert_eq!(config.sealed_cache, kept);
+    }
+}
+
 /// The example with the attestor `k8s` and these settings in place of `unix`.
 fn with_k8s(settings: &str) -> String {
     let (unix, k8s) = (

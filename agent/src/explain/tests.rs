@@ -43,6 +43,7 @@ impl World {
             tasks: TaskGroup::new(Shutdown::new().0),
             metrics: Metrics::default(),
             denials: mpsc::channel(4).0,
+            sealed: crate::sealed::SealedCache::default(),
         };
         let driver = Driver::new(Arc::new(server.own_bundle()), Options::default(), deps);
         let deps = sync::Deps {

@@ -51,6 +51,7 @@ impl Agent {
             tasks: tasks.clone(),
             metrics: CacheMetrics::default(),
             denials: sender,
+            sealed: crate::sealed::SealedCache::default(),
         };
         let options = Options {
             key_algorithm: KeyAlgorithm::EcP256,

@@ -295,3 +295,40 @@ pub struct StoreFormat {
     #[prost(string, tag = "2")]
     pub trust_domain: ::prost::alloc::string::String,
 }
+/// An X509-SVID with its private key.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[prost(skip_debug)]
+pub struct SealedX509Svid {
+    #[prost(string, tag = "1")]
+    pub entry_id: ::prost::alloc::string::String,
+    /// The entry as it was when this was signed.
+    #[prost(int64, tag = "2")]
+    pub revision: i64,
+    #[prost(int64, tag = "3")]
+    pub created_at: i64,
+    /// DER, the leaf first.
+    #[prost(bytes = "bytes", repeated, tag = "4")]
+    pub certificate_chain: ::prost::alloc::vec::Vec<::prost::bytes::Bytes>,
+    /// PKCS#8 DER.
+    #[prost(bytes = "bytes", tag = "5")]
+    pub private_key: ::prost::bytes::Bytes,
+}
+/// A JWT-SVID.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[prost(skip_debug)]
+pub struct SealedJwtSvid {
+    #[prost(string, tag = "1")]
+    pub entry_id: ::prost::alloc::string::String,
+    #[prost(int64, tag = "2")]
+    pub revision: i64,
+    #[prost(int64, tag = "3")]
+    pub created_at: i64,
+    #[prost(string, tag = "4")]
+    pub token: ::prost::alloc::string::String,
+}
+/// What the records together are.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SealedFormat {
+    #[prost(uint32, tag = "1")]
+    pub version: u32,
+}

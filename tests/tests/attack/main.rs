@@ -7,6 +7,7 @@
 mod agent;
 mod crash;
 mod peer;
+mod sealed;
 
 /// How many rounds of an attack to run: `normal`, or what SIGNET_ROUNDS asks for.
 #[expect(

@@ -100,6 +100,9 @@ fn an_agent_on_a_full_disk_spends_no_token_serves_on_and_renews_when_there_is_ro
     let mut agent =
         place.start_agent(on_a_small_disk(&place, "agent", 1024).args(["-joinToken", &token]));
     let disk = inside(&agent, &place.path("agent"));
+    fill(&disk);
+    // What can be had again gives its room to what cannot.
+    agent.line("Could not write the sealed cache: it is emptied");
     let filler = fill(&disk);
     let said = agent.line("Could not renew the agent's SVID");
     assert!(said.contains("disk_full"), "{said}");

@@ -29,6 +29,7 @@ const RECORDS: &[&str] = &[
     "server/src/store",
     "server/src/authority/journal",
     "agent/src/state",
+    "agent/src/sealed",
 ];
 
 /// Paths, and the rooms where code may begin one with them. A room is a folder, or a module with all
@@ -60,6 +61,7 @@ const CONFINED: &[(&[&str], &[&str])] = &[
     (&["envoy_types"], &["workload-api/src/sds"]),
     (&["hcl"], &["runtime/src/config"]),
     (&["redb"], &["server/src/store"]),
+    (&["sled"], &["agent/src/sealed"]),
     (
         &["postgres", "tokio_postgres", "rusqlite", "sqlx"],
         &["server/src/store/postgres"],

@@ -90,6 +90,7 @@ impl<U: Upstream> Driver<U> {
                 self.deps.tasks.spawn("agent.jwt", async move {
                     let outcome = driver.ask_until_answered(&entry, &audience, patience).await;
                     if let Ok(svid) = &outcome {
+                        let _kept = driver.keep_token(&entry, svid).await;
                         driver.keep(&key, &entry, svid);
                     }
                     driver.flights.land(&key, &sender, outcome);

@@ -486,6 +486,7 @@ impl Agent {
             tasks: tasks.clone(),
             metrics: Metrics::default(),
             denials: sender,
+            sealed: crate::sealed::SealedCache::default(),
         };
         let driver = Driver::new(Arc::new(server.own_bundle()), Options::default(), deps);
         tasks.spawn("cache", Arc::clone(&driver).run(trigger.subscribe()));
