@@ -118,8 +118,12 @@ fn refusals(log: &str) -> usize {
 /// The agent's next pod has to attest anew.
 fn forget_the_agent(signet: &Installed<'_>) {
     let data = signet.cluster.node_root().join("var/lib/signet/agent");
-    for file in std::fs::read_dir(data).unwrap() {
-        std::fs::remove_file(file.unwrap().path()).unwrap();
+    for kept in std::fs::read_dir(data).unwrap() {
+        let kept = kept.unwrap();
+        match kept.file_type().unwrap().is_dir() {
+            true => std::fs::remove_dir_all(kept.path()).unwrap(),
+            false => std::fs::remove_file(kept.path()).unwrap(),
+        }
     }
     signet.delete_agent_pod();
 }
