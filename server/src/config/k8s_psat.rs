@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use attestors::node::k8s_psat::{AgentIdBy, Cluster, KubeConfig, Limits, ServiceAccount};
 use identity::spiffe_id::SpiffeId;
 use identity::trust_domain::TrustDomain;
-use runtime::config::Problems;
+use runtime::config::{Problems, given};
 use serde::Deserialize;
 
 /// The audience of SPIRE's manifests.
@@ -66,15 +66,12 @@ fn cluster(settings: ClusterSettings, path: &str, problems: &mut Problems) -> Cl
             Err(_) => problems.add(&path, format!("`{account}` is not `namespace:name`")),
         }
     }
-    let file = settings
-        .kube_config_file
-        .filter(|path| !path.as_os_str().is_empty());
     Cluster {
         service_accounts,
         audiences: settings
             .audience
             .unwrap_or_else(|| vec![DEFAULT_AUDIENCE.to_owned()]),
-        kube_config: file.map_or(KubeConfig::InCluster, KubeConfig::File),
+        kube_config: kube_config(settings.kube_config_file),
         node_label_keys: settings.allowed_node_label_keys.into_iter().collect(),
         pod_label_keys: settings.allowed_pod_label_keys.into_iter().collect(),
         agent_id_by: if settings.use_pod_uid_for_agent_id {
@@ -84,6 +81,11 @@ fn cluster(settings: ClusterSettings, path: &str, problems: &mut Problems) -> Cl
         },
         limits: Limits::default(),
     }
+}
+
+/// Without a file it is the account of the pod that the server runs in.
+pub(super) fn kube_config(file: Option<PathBuf>) -> KubeConfig {
+    given(file).map_or(KubeConfig::InCluster, KubeConfig::File)
 }
 
 /// Whether a SPIFFE ID of any trust domain can have this segment.

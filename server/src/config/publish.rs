@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use attestors::node::k8s_psat::KubeConfig;
 use runtime::config::{Plugin, Problems, given};
 use serde::Deserialize;
 
+use super::k8s_psat::kube_config;
 use crate::publish::{self, ConfigMapRef, Format, Place, TargetConfig};
 
 /// SPIRE's names where `k8sbundle` is told none.
@@ -133,11 +133,6 @@ pub(super) fn k8sbundle(plugin: &Plugin, problems: &mut Problems) -> Vec<TargetC
         targets.extend(remote.targets(&format!("clusters[{index}]")));
     }
     targets
-}
-
-/// Without a file they are those of the pod that the server runs in.
-fn kube_config(file: Option<PathBuf>) -> KubeConfig {
-    given(file).map_or(KubeConfig::InCluster, KubeConfig::File)
 }
 
 impl Remote {
