@@ -28,6 +28,8 @@ use tokio::time::Instant;
 use tonic::service::Routes;
 use tonic::{Request, Status};
 
+pub use volumes::replay;
+
 use crate::credentials::Credentials;
 use crate::source::Source;
 use crate::upstream::Upstream;

@@ -7,6 +7,7 @@
 //! system alone.
 
 mod driver;
+pub mod inputs;
 mod mount;
 mod network;
 mod node;

@@ -1,13 +1,15 @@
-//! What each fuzz target asserts. The targets call these under libFuzzer; the test `corpora` replays
+//! What each fuzz target asserts: a library for the targets, which call these under libFuzzer; the test `corpora` replays
 //! the stored inputs through them on the stable toolchain.
 //!
 //! A parser must not panic, and what it accepts must come back the same when it is written and read
 //! again.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use agent::api::replay as replay_report;
 use agent::sealed::Item;
 use attestors::node::join_token::Token;
 use attestors::node::k8s_psat::{Node, Payload, Pod, Review};
@@ -25,6 +27,11 @@ use identity::jwt::{JwtSvid, validate};
 use identity::spiffe_id::SpiffeId;
 use identity::trust_domain::TrustDomain;
 use identity::x509::{Certificate, Csr, Purpose, check_leaf, check_peer_leaf, verify_peer};
+use k8s::csi::inputs;
+use prost::Message as _;
+use proto::csi::NodePublishVolumeRequest;
+use proto::signet::node::ReportRequest;
+use proto::signet::node::report_request::Change;
 use runtime::authority::AuthorityFilter;
 use server::store::Backup;
 use workload_api::client::Endpoint;
@@ -33,7 +40,10 @@ use workload_api::source::{Bundles, Update};
 
 mod hpack;
 
-pub(crate) fn spiffe_id(data: &[u8]) {
+/// Where a kubelet keeps its pods.
+const PODS: &str = "/var/lib/kubelet/pods";
+
+pub fn spiffe_id(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else {
         return;
     };
@@ -52,7 +62,7 @@ pub(crate) fn spiffe_id(data: &[u8]) {
     }
 }
 
-pub(crate) fn bundle_json(data: &[u8]) {
+pub fn bundle_json(data: &[u8]) {
     let own = trust_domain();
     if let Ok(bundle) = Bundle::from_spiffe_json(own.clone(), data) {
         let written = bundle.to_spiffe_json();
@@ -62,7 +72,7 @@ pub(crate) fn bundle_json(data: &[u8]) {
     }
 }
 
-pub(crate) fn jwt(data: &[u8]) {
+pub fn jwt(data: &[u8]) {
     let Ok(token) = std::str::from_utf8(data) else {
         return;
     };
@@ -76,14 +86,14 @@ pub(crate) fn jwt(data: &[u8]) {
     }
 }
 
-pub(crate) fn csr(data: &[u8]) {
+pub fn csr(data: &[u8]) {
     if let Ok(csr) = Csr::parse_and_verify(data) {
         assert!(data.len() <= identity::x509::MAX_CSR_BYTES);
         assert!(csr.public_key().check_for_issuance().is_ok());
     }
 }
 
-pub(crate) fn x509_leaf(data: &[u8]) {
+pub fn x509_leaf(data: &[u8]) {
     let Ok(certificate) = Certificate::parse(data) else {
         return;
     };
@@ -97,7 +107,7 @@ pub(crate) fn x509_leaf(data: &[u8]) {
     assert!(verify_peer(&[certificate], Purpose::ServerAuth, bundle, now).is_err());
 }
 
-pub(crate) fn hcl(data: &[u8]) {
+pub fn hcl(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else {
         return;
     };
@@ -107,7 +117,7 @@ pub(crate) fn hcl(data: &[u8]) {
     }
 }
 
-pub(crate) fn attestation_payload(data: &[u8]) {
+pub fn attestation_payload(data: &[u8]) {
     if let Ok(token) = Token::parse(data) {
         assert_eq!(token.payload(), data);
         let id = attestors::node::join_token::agent_id(&trust_domain(), &token);
@@ -119,7 +129,7 @@ pub(crate) fn attestation_payload(data: &[u8]) {
 }
 
 /// What an agent sends, and what an API server answers. The token shows itself in neither.
-pub(crate) fn k8s_psat(data: &[u8]) {
+pub fn k8s_psat(data: &[u8]) {
     if let Ok(payload) = Payload::parse(data) {
         let again = Payload::parse(&payload.encode());
         // Escapes may make the text longer than the limit.
@@ -143,7 +153,7 @@ pub(crate) fn k8s_psat(data: &[u8]) {
 }
 
 /// The walk over a list never finds another pod than the decoder.
-pub(crate) fn kubelet_list(data: &[u8]) {
+pub fn kubelet_list(data: &[u8]) {
     let Ok(list) = PodList::parse(data.to_vec().into()) else {
         return;
     };
@@ -157,20 +167,20 @@ pub(crate) fn kubelet_list(data: &[u8]) {
 }
 
 /// The stream finds a pod's uid where the whole decoder finds it.
-pub(crate) fn kubelet_pod(data: &[u8]) {
+pub fn kubelet_pod(data: &[u8]) {
     let _ = KubeletPod::from_json(data);
     if let Ok(pod) = KubeletPod::from_protobuf(data) {
         assert_eq!(watch::uid(data).unwrap_or_default(), pod.uid);
     }
 }
 
-pub(crate) fn proc_texts(data: &[u8]) {
+pub fn proc_texts(data: &[u8]) {
     let _ = Status::parse(data);
     let _ = runtime::unix::start_time_in_stat(data);
 }
 
 /// The agent's own cgroups, a NUL byte, and the caller's.
-pub(crate) fn cgroup(data: &[u8]) {
+pub fn cgroup(data: &[u8]) {
     let at = data.iter().position(|byte| *byte == 0);
     let (agent, caller) = data.split_at(at.unwrap_or(0));
     let caller = caller.strip_prefix(b"\0").unwrap_or(caller);
@@ -195,7 +205,7 @@ pub(crate) fn cgroup(data: &[u8]) {
 }
 
 /// What an engine says of a container, and of an image.
-pub(crate) fn container_description(data: &[u8]) {
+pub fn container_description(data: &[u8]) {
     let _ = image_digest(data);
     match Description::parse(data) {
         Ok(description) => {
@@ -212,7 +222,7 @@ pub(crate) fn container_description(data: &[u8]) {
 }
 
 /// A message of D-Bus comes back the same when it is written and read again, whatever its order.
-pub(crate) fn dbus_message(data: &[u8]) {
+pub fn dbus_message(data: &[u8]) {
     if let Some(prefix) = data.first_chunk::<PREFIX>() {
         let _ = Message::length(prefix);
     }
@@ -228,7 +238,7 @@ pub(crate) fn dbus_message(data: &[u8]) {
 }
 
 /// Requests of one Envoy for the state of the world.
-pub(crate) fn sds_requests(data: &[u8]) {
+pub fn sds_requests(data: &[u8]) {
     if let Some(answers) = replay(&length_prefixed(data), &bundle_alone()) {
         let nonces: BTreeSet<_> = answers.iter().map(|a| &a.nonce).collect();
         assert_eq!(nonces.len(), answers.len());
@@ -239,7 +249,7 @@ pub(crate) fn sds_requests(data: &[u8]) {
 }
 
 /// Requests of one Envoy for what has changed.
-pub(crate) fn delta_requests(data: &[u8]) {
+pub fn delta_requests(data: &[u8]) {
     let requests = length_prefixed(data);
     let Some(answers) = replay_delta(&requests, &bundle_alone()) else {
         return;
@@ -283,7 +293,58 @@ fn bundle_alone() -> Arc<Update> {
     Arc::new(Update::new(Vec::new(), Arc::new(bundles)))
 }
 
-pub(crate) fn endpoint(data: &[u8]) {
+/// A path that is taken is the one that is mounted, byte for byte, and leads nowhere else.
+pub fn csi_target(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else {
+        return;
+    };
+    for path in [text.to_owned(), format!("{PODS}/{text}")] {
+        if let Some(target) = inputs::target(Path::new(PODS), &path) {
+            assert_eq!(target.as_os_str(), path.as_str());
+            assert!(
+                !path.contains('\0') && path.split('/').all(|part| part != "." && part != "..")
+            );
+        }
+    }
+}
+
+/// The file of a volume, and what a kubelet asks for.
+pub fn csi_volume(data: &[u8]) {
+    if let Some(written) = inputs::volume_file(data) {
+        assert_eq!(inputs::volume_file(&written), Some(written));
+    }
+    let Ok(request) = NodePublishVolumeRequest::decode(data) else {
+        return;
+    };
+    if let Some((file, target)) = inputs::publish(Path::new(PODS), &request) {
+        assert_eq!(target.as_os_str(), request.target_path.as_str());
+        assert_eq!(inputs::volume_file(&file), Some(file));
+    }
+}
+
+/// What a storage driver tells the agent: nothing is known that was not told.
+pub fn volume_report(data: &[u8]) {
+    let changes = length_prefixed(data);
+    let decoded = changes.iter().map_while(|m| ReportRequest::decode(*m).ok());
+    let changes: Vec<_> = decoded.collect();
+    let known = replay_report(changes.clone());
+    let told: BTreeMap<_, _> = changes
+        .iter()
+        .filter_map(|request| match &request.change {
+            Some(Change::Published(volume)) => Some((&volume.volume_id, &volume.pod_uid)),
+            _ => None,
+        })
+        .collect();
+    assert!(known.count() <= told.len());
+    for uid in told.values().filter_map(|uid| PodUid::parse(uid)) {
+        if let Some(volume) = known.of(&uid) {
+            assert!(volume.pod == uid && told.contains_key(&volume.id));
+            assert!((1..=253).contains(&volume.pod_name.len()));
+        }
+    }
+}
+
+pub fn endpoint(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else {
         return;
     };
@@ -292,7 +353,7 @@ pub(crate) fn endpoint(data: &[u8]) {
     }
 }
 
-pub(crate) fn agent_state(data: &[u8]) {
+pub fn agent_state(data: &[u8]) {
     if let Some(state) = agent::state::parse_bytes(data) {
         assert_eq!(
             agent::state::parse_bytes(&agent::state::encode_bytes(&state)),
@@ -302,7 +363,7 @@ pub(crate) fn agent_state(data: &[u8]) {
 }
 
 /// The first byte says how long the name is; the rest is what was kept by it.
-pub(crate) fn sealed_record(data: &[u8]) {
+pub fn sealed_record(data: &[u8]) {
     let cut = data
         .split_first()
         .and_then(|(length, rest)| rest.split_at_checked(usize::from(*length)));
@@ -317,7 +378,7 @@ pub(crate) fn sealed_record(data: &[u8]) {
 }
 
 /// A backup with a sum that fits, which no fuzzer finds by itself, and the bytes as they are.
-pub(crate) fn backup(data: &[u8]) {
+pub fn backup(data: &[u8]) {
     let _ = Backup::decode(&data.to_vec().into());
     let sum = digest::digest(&digest::SHA256, data);
     let summed = [data, sum.as_ref()].concat();
@@ -327,7 +388,7 @@ pub(crate) fn backup(data: &[u8]) {
 }
 
 /// The first byte says how the rest is cut: what the filter does must not depend on it.
-pub(crate) fn authority_filter(data: &[u8]) {
+pub fn authority_filter(data: &[u8]) {
     let Some((cut, bytes)) = data.split_first() else {
         return;
     };

@@ -2,6 +2,7 @@
 
 #[path = "../fuzz/bodies.rs"]
 #[expect(clippy::expect_used, reason = "the fuzz targets fail by panics")]
+#[expect(unreachable_pub, reason = "a library of the fuzz targets")]
 mod bodies;
 
 use std::path::Path;
@@ -30,6 +31,9 @@ const TARGETS: &[(&str, Body)] = &[
     ("agent_state", bodies::agent_state),
     ("backup", bodies::backup),
     ("sealed_record", bodies::sealed_record),
+    ("csi_target", bodies::csi_target),
+    ("csi_volume", bodies::csi_volume),
+    ("volume_report", bodies::volume_report),
 ];
 
 #[test]

@@ -137,6 +137,21 @@ impl Listener {
     }
 }
 
+/// Takes the changes of one driver, as far as it is listened to, and returns what is known then; for
+/// fuzzing.
+pub fn replay(changes: impl IntoIterator<Item = ReportRequest>) -> Arc<Volumes> {
+    let volumes = Volumes::new();
+    let mut listener = Listener {
+        report: volumes.report(),
+        volumes: Arc::clone(&volumes),
+        starts: Arc::new(|_| {}),
+    };
+    let _ended = changes
+        .into_iter()
+        .try_for_each(|change| listener.apply(change.change));
+    volumes
+}
+
 fn decode(volume: proto::signet::node::Volume) -> Option<Volume> {
     Some(Volume {
         id: volume.volume_id,

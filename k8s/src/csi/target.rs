@@ -4,9 +4,7 @@
 //! before anything is done with it. There is one shape of path that a kubelet asks for, and no other
 //! is served.
 
-use std::path::Path;
-#[cfg(test)]
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Below the pods folder: `POD-UID/volumes/kubernetes.io~csi/VOLUME/mount`.
 const VOLUMES: &str = "volumes";
@@ -90,7 +88,6 @@ impl Target {
     }
 
     /// The path as the kubelet writes it.
-    #[cfg(test)]
     pub(crate) fn path(&self, pods: &Path) -> PathBuf {
         let mut path = pods.to_owned();
         path.extend(self.folders());

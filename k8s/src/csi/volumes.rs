@@ -166,7 +166,7 @@ impl Volumes {
     }
 }
 
-fn write(volume: &Volume) -> Vec<u8> {
+pub(super) fn write(volume: &Volume) -> Vec<u8> {
     let record = Record {
         pod_uid: volume.target.pod_uid().to_owned(),
         volume: volume.target.volume().to_owned(),
@@ -189,7 +189,7 @@ fn read(id: VolumeId, path: &Path) -> Option<Volume> {
 }
 
 /// Reads the content of a volume's file.
-fn parse(id: VolumeId, content: &[u8]) -> Option<Volume> {
+pub(super) fn parse(id: VolumeId, content: &[u8]) -> Option<Volume> {
     let record: Record = serde_json::from_slice(content).ok()?;
     Some(Volume {
         id,

@@ -1,8 +1,4 @@
 //! See `bodies::kubelet_pod`.
 #![no_main]
 
-#[path = "../bodies.rs"]
-#[allow(dead_code, reason = "each target calls one of the bodies")]
-mod bodies;
-
 libfuzzer_sys::fuzz_target!(|data: &[u8]| bodies::kubelet_pod(data));
