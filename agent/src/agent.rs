@@ -1,6 +1,7 @@
 //! The agent, put together.
 
 mod admin_socket;
+mod obtain;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -25,7 +26,7 @@ use tokio::sync::{mpsc, watch};
 use tracing::{error, info, warn};
 
 use crate::attest::Attestors;
-use crate::attestation::{AttestationError, Attestor, Kept, Standing};
+use crate::attestation::{AttestationError, Attestor, Kept, Remote, Standing};
 use crate::cache::{self, Capacity, driver};
 use crate::config::{Config, NodeAttestor, SocketConfig};
 use crate::credentials::Credentials;
@@ -34,18 +35,17 @@ use crate::endpoints;
 use crate::lifecycle::{self, Inputs, Lifecycle};
 use crate::lock::{Lock, LockError};
 use crate::proof::Proof;
+use crate::rebootstrap::Impossible;
 use crate::rotation::Strategy;
 use crate::sealed::{self, Item, SealedCache, Trust};
 use crate::source::Source;
 use crate::state::{StateError, StateFile};
 use crate::sync::{self, Sync};
-use crate::upstream::grpc::{Server, Target};
+use crate::upstream::grpc::{Patience, Server, Target};
 use crate::upstream::{Denial, UpstreamError};
 
 /// The version that the server is told.
 const VERSION: &str = env!("CARGO_PKG_VERSION");
-/// The pause between two tries to attest. The first is short: a pod may be quicker than what it needs.
-const ATTEST_PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 /// The pause between two tries of the first synchronization.
 const SYNC_PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 /// How many denials wait to be acted on; one is enough to act.
@@ -88,6 +88,8 @@ pub enum StartError {
     Listen(#[from] ListenError),
     #[error("could not obtain the agent's identity")]
     Identity(#[source] AttestationError),
+    #[error(transparent)]
+    Rebootstrap(#[from] Impossible),
     #[error("shutdown was requested before the agent had an identity")]
     ShutDown,
 }
@@ -102,6 +104,7 @@ impl StartError {
             Self::Custody(error) => error.reason(),
             Self::Listen(error) => error.reason(),
             Self::Identity(error) => error.reason(),
+            Self::Rebootstrap(_) => "rebootstrap_impossible",
             Self::ShutDown => "shut_down",
         }
     }
@@ -117,11 +120,12 @@ pub async fn start(config: Config, deps: Deps) -> Result<Handle, StartError> {
     let attestor = attestor(&config, &deps.clock);
     let identity = deps.readiness.component("identity");
     let steps = Steps::new(&config, &deps);
-    let (standing, trust) = obtain(&attestor, &mut kept, &config.data_dir, &deps).await?;
+    let (standing, trust) = obtain::identity(&attestor, &mut kept, &config, &deps).await?;
+    let rebootstrap = config.rebootstrap.checked(standing.own.reattestable)?;
     let (sealed, items) = open_sealed(&config, &kept, &standing, trust, &deps);
     let credentials = Arc::new(Credentials::new(standing.own, Arc::clone(&standing.bundle)));
     let server = Server::new(
-        attestor.target.clone(),
+        attestor.gate.target.clone(),
         Arc::clone(&credentials),
         deps.clock.clone(),
     );
@@ -143,6 +147,7 @@ pub async fn start(config: Config, deps: Deps) -> Result<Handle, StartError> {
             credentials: Arc::clone(&credentials),
             server: Arc::clone(&server),
             strategy: strategy(&config),
+            rebootstrap,
             clock: deps.clock.clone(),
             health: identity,
             metrics: deps.metrics.register(lifecycle::Metrics::register),
@@ -153,6 +158,7 @@ pub async fn start(config: Config, deps: Deps) -> Result<Handle, StartError> {
     let inputs = Inputs {
         denials: denied,
         bundle: driver.own_bundle(),
+        sync: steps.status.subscribe(),
     };
     deps.tasks.spawn("agent.lifecycle", lifecycle.run(inputs));
     keep(&driver, &deps.tasks);
@@ -200,6 +206,7 @@ fn open(config: &Config) -> Result<Kept, StartError> {
     Ok(Kept {
         state,
         custody,
+        fetches: None,
         locks,
     })
 }
@@ -237,57 +244,24 @@ fn make_folder(folder: &Path) -> Result<(), StartError> {
 }
 
 fn attestor(config: &Config, clock: &Clock) -> Attestor {
+    let target = Target {
+        host: config.server.host.clone(),
+        port: config.server.port,
+        more: config.more_servers.clone(),
+        trust_domain: config.trust_domain.clone(),
+        patience: Patience::USUAL,
+        demands_pq: config.demands_pq,
+    };
     Attestor {
-        target: Target {
-            host: config.server.host.clone(),
-            port: config.server.port,
-            more: config.more_servers.clone(),
-            trust_domain: config.trust_domain.clone(),
+        gate: Remote {
+            target,
+            clock: clock.clone(),
         },
+        server: config.server.clone(),
+        trust_domain: config.trust_domain.clone(),
         trust_source: config.trust_source.clone(),
         proof: Proof::of(&config.node_attestor, config.join_token.clone()),
         clock: clock.clone(),
-    }
-}
-
-/// The identity that is kept, or a new one.
-async fn obtain(
-    attestor: &Attestor,
-    kept: &mut Kept,
-    data_dir: &Path,
-    deps: &Deps,
-) -> Result<(Standing, Trust), StartError> {
-    if let Some(standing) = kept.restore(attestor, deps.clock.now()) {
-        return Ok((standing, Trust::Restored));
-    }
-    // Whoever it was, it is not any more, and nothing that it was entitled to is served again.
-    sealed::remove(data_dir);
-    let shutdown = deps.tasks.shutdown();
-    let (first, longest) = ATTEST_PAUSE;
-    let mut backoff = Backoff::new(first, longest);
-    loop {
-        let trust = kept.bundle(attestor);
-        let attested = tokio::select! {
-            () = shutdown.requested() => return Err(StartError::ShutDown),
-            attested = attestor.attest(kept, trust.as_ref(), None) => attested,
-        };
-        let error = match attested {
-            Ok(standing) => return Ok((standing, Trust::New)),
-            Err(error) if attestor.may_try_again(&error) => error,
-            Err(error) => return Err(StartError::Identity(error)),
-        };
-        let pause = backoff.next_delay();
-        warn!(
-            server.addr = %attestor.server(),
-            error.reason = error.reason(),
-            error = %report::chain(&error),
-            retry.pause = ?pause,
-            "Could not attest, and will try on"
-        );
-        tokio::select! {
-            () = shutdown.requested() => return Err(StartError::ShutDown),
-            () = deps.clock.sleep(pause) => {}
-        }
     }
 }
 

@@ -1,28 +1,57 @@
 //! How the agent proves which node it is: with what, towards whom, and what it does with the answer.
 
+use std::future::Future;
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use aws_lc_rs::digest;
 use identity::bundle::Bundle;
 use identity::key::{PrivateKey, PublicKey};
+use identity::trust_domain::TrustDomain;
 use identity::x509::{SvidError, X509Svid};
 use runtime::clock::Clock;
 use tracing::{info, warn};
 
-use crate::bootstrap::{BootstrapError, Trust, TrustSource};
+use crate::bootstrap::{BootstrapError, Occasion, Trust, TrustSource};
+use crate::config::ServerAddress;
 use crate::credentials::{AgentSvid, told};
 use crate::custody::{self, Custody, CustodyError};
 use crate::lock::Lock;
 use crate::proof::{Proof, ProofError};
 use crate::state::{State, StateError, StateFile};
-use crate::upstream::UpstreamError;
 use crate::upstream::grpc::{self, Attested, Evidence, Target};
+use crate::upstream::{Denial, UpstreamError};
+
+/// Where an agent shows its proof: a server, or in tests what stands for one.
+pub trait Gate: Send + Sync + 'static {
+    /// Attests, and fetches the bundle from the same server.
+    fn attest(
+        &self,
+        trust: Trust,
+        evidence: Evidence,
+    ) -> impl Future<Output = Result<Attested, UpstreamError>> + Send;
+}
+
+/// A server by its address, asked over a connection of its own.
+#[derive(Clone, Debug)]
+pub struct Remote {
+    pub target: Target,
+    pub clock: Clock,
+}
+
+impl Gate for Remote {
+    async fn attest(&self, trust: Trust, evidence: Evidence) -> Result<Attested, UpstreamError> {
+        grpc::attest(self.target.clone(), trust, evidence, self.clock.clone()).await
+    }
+}
 
 /// What attestation needs besides keys and state.
 #[derive(Clone, Debug)]
-pub struct Attestor {
-    pub target: Target,
+pub struct Attestor<G = Remote> {
+    pub gate: G,
+    /// The server as an operator wrote it.
+    pub server: ServerAddress,
+    pub trust_domain: TrustDomain,
     pub trust_source: TrustSource,
     pub proof: Proof,
     pub clock: Clock,
@@ -33,6 +62,8 @@ pub struct Attestor {
 pub struct Kept {
     pub state: StateFile,
     pub custody: Custody,
+    /// How often the trust bundle has been fetched for the attestation that is tried, and since when.
+    pub fetches: Option<(u32, SystemTime)>,
     /// The folders of both, which no other agent has meanwhile.
     pub locks: Vec<Lock>,
 }
@@ -78,6 +109,40 @@ impl AttestationError {
         }
     }
 
+    /// Whether the server does not want the proof, or there is none.
+    fn is_about_the_proof(&self) -> bool {
+        matches!(
+            self,
+            Self::Proof(_)
+                | Self::Server {
+                    source: UpstreamError::Refused { .. },
+                    ..
+                }
+        )
+    }
+
+    /// Whether the server has banned the agent.
+    pub fn is_ban(&self) -> bool {
+        matches!(
+            self,
+            Self::Server {
+                source: UpstreamError::Denied(Denial::Banned),
+                ..
+            }
+        )
+    }
+
+    /// Whether the server is of an authority that the agent does not know.
+    pub fn is_unknown_authority(&self) -> bool {
+        matches!(
+            self,
+            Self::Server {
+                source: UpstreamError::UnknownAuthority(_),
+                ..
+            }
+        )
+    }
+
     /// Whether the same try may succeed later, without anybody's help here.
     fn is_transient(&self) -> bool {
         match self {
@@ -101,20 +166,22 @@ fn is_curable(error: &UpstreamError) -> bool {
     }
 }
 
-impl Attestor {
-    /// Whether a try that failed is worth another, however long it takes.
+impl<G: Gate> Attestor<G> {
+    /// Whether a first attestation that failed is worth another, however long it takes.
     ///
     /// An agent that can show its proof again and again does so: it would be started again and again
-    /// if it ended, and its refusal may be cured at the server. A ban is final.
+    /// if it ended, and its refusal may be cured at the server. Whoever starts one with a join token
+    /// is told what is wrong with it.
     pub fn may_try_again(&self, error: &AttestationError) -> bool {
-        let refused = match error {
-            AttestationError::Proof(_) => true,
-            AttestationError::Server { source, .. } => {
-                matches!(source, UpstreamError::Refused { .. })
-            }
-            _ => false,
-        };
-        error.is_transient() || (refused && self.proof.is_repeatable())
+        let is_served_elsewhere = error.is_about_the_proof() && self.proof.is_repeatable();
+        error.is_transient() || is_served_elsewhere
+    }
+
+    /// Whether an agent that was one already may yet come to an identity after this failure, with
+    /// nobody's help here. No trouble of its disk, of its server or of the network is for good: only a
+    /// ban is, and a refused token that no other can take the place of.
+    pub fn may_recover(&self, error: &AttestationError) -> bool {
+        !error.is_ban() && (!error.is_about_the_proof() || self.proof.may_change())
     }
 
     /// Attests with a new key, and keeps what comes of it before anybody uses it.
@@ -132,7 +199,7 @@ impl Attestor {
         let payload = self.proof.payload()?;
         let trust = match trust {
             Some(bundle) => Trust::Bundle(Box::new(bundle.clone())),
-            None => self.trust_source.obtain(&self.target.trust_domain).await?,
+            None => self.bootstrap(kept).await?,
         };
         let key = kept.key_for(&payload)?;
         let kind = self.proof.kind();
@@ -154,11 +221,27 @@ impl Attestor {
         })?;
         let svid = X509Svid::new(chain, key)?;
         kept.keep(&svid, reattestable, &bundle)?;
+        kept.fetches = None;
         info!(spiffe.id = %svid.id(), svid.not_after = told(svid.leaf()), "Attested");
         Ok(Standing {
             own: Arc::new(AgentSvid { svid, reattestable }),
             bundle: Arc::new(bundle),
         })
+    }
+
+    /// Fetches what to trust from where an operator said.
+    async fn bootstrap(&self, kept: &mut Kept) -> Result<Trust, BootstrapError> {
+        let (attempts, since) = kept.fetches.get_or_insert((0, self.clock.now()));
+        *attempts = attempts.saturating_add(1);
+        let occasion = Occasion {
+            trust_domain: &self.trust_domain,
+            host: &self.server.host,
+            port: self.server.port,
+            attempts: *attempts,
+            since: *since,
+            is_again: kept.was_an_agent(),
+        };
+        self.trust_source.obtain(occasion).await
     }
 
     /// The SVID that tells the server that this is the agent itself, and nobody who has its token.
@@ -168,13 +251,10 @@ impl Attestor {
     }
 
     async fn present(&self, trust: Trust, evidence: Evidence) -> Result<Attested, UpstreamError> {
-        let attest = |trust, evidence| {
-            grpc::attest(self.target.clone(), trust, evidence, self.clock.clone())
-        };
         if evidence.shown.is_none() {
-            return attest(trust, evidence).await;
+            return self.gate.attest(trust, evidence).await;
         }
-        let shown = attest(trust.clone(), evidence.clone()).await;
+        let shown = self.gate.attest(trust.clone(), evidence.clone()).await;
         match shown {
             // A server that does not take the SVID any more ends the connection.
             Err(UpstreamError::Unavailable(_)) => {
@@ -182,15 +262,15 @@ impl Attestor {
                     shown: None,
                     ..evidence
                 };
-                attest(trust, bare).await
+                self.gate.attest(trust, bare).await
             }
             shown => shown,
         }
     }
 
-    /// The server as an operator wrote it.
+    /// The server, for messages.
     pub fn server(&self) -> String {
-        format!("{}:{}", self.target.host, self.target.port)
+        format!("{}:{}", self.server.host, self.server.port)
     }
 }
 
@@ -253,16 +333,21 @@ impl Kept {
         })
     }
 
+    /// Whether this has been an agent before: it knows its server still when its SVID is no more.
+    pub fn was_an_agent(&self) -> bool {
+        !self.state.state().bundle.is_empty()
+    }
+
     /// The bundle that is kept.
-    pub fn bundle(&self, attestor: &Attestor) -> Option<Bundle> {
+    pub fn bundle<G>(&self, attestor: &Attestor<G>) -> Option<Bundle> {
         let certificates = self.state.state().bundle.clone();
-        let trust_domain = attestor.target.trust_domain.clone();
+        let trust_domain = attestor.trust_domain.clone();
         (!certificates.is_empty()).then(|| Bundle::from_certificates(trust_domain, certificates))
     }
 
     /// The identity that is kept, if it can still be used. A key is known by its certificate, whatever
     /// slot it is in.
-    pub fn restore(&self, attestor: &Attestor, now: SystemTime) -> Option<Standing> {
+    pub fn restore<G>(&self, attestor: &Attestor<G>, now: SystemTime) -> Option<Standing> {
         let state = self.state.state();
         let leaf = state.svid.first()?;
         let bundle = self.bundle(attestor)?;

@@ -11,6 +11,7 @@ mod read;
 mod sockets;
 #[cfg(test)]
 mod tests;
+mod trust;
 mod unbuilt;
 
 use std::collections::BTreeSet;
@@ -27,6 +28,7 @@ pub use self::k8s::K8sConfig;
 pub use self::plugins::{NodeAttestor, WorkloadAttestorConfig};
 use crate::bootstrap::TrustSource;
 use crate::custody::CustodyConfig;
+use crate::rebootstrap::Rebootstrap;
 
 /// Where SPIRE's agent keeps its data.
 pub const DEFAULT_DATA_DIR: &str = ".";
@@ -44,11 +46,15 @@ pub struct Config {
     pub server: ServerAddress,
     /// Where else a server of the trust domain is, in the order in which they are tried.
     pub more_servers: Vec<ServerAddress>,
+    /// Whether the server is spoken to by post-quantum key exchanges alone.
+    pub demands_pq: bool,
     /// The folder of `agent-data.json`.
     pub data_dir: PathBuf,
     pub custody: CustodyConfig,
     /// What is trusted before the first attestation.
     pub trust_source: TrustSource,
+    /// When that is fetched again.
+    pub rebootstrap: Rebootstrap,
     pub node_attestor: NodeAttestor,
     pub join_token: Option<TokenSource>,
     /// `None` opens no socket.

@@ -15,6 +15,7 @@ pub mod keys;
 pub mod lifecycle;
 pub mod lock;
 pub mod proof;
+pub mod rebootstrap;
 pub mod rotation;
 pub mod sealed;
 pub mod source;

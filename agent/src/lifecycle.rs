@@ -2,16 +2,23 @@
 //!
 //! One task owns keys and state, so their writes have one order: a new key, then the SVID that
 //! certifies it, and only then is it used.
+//!
+//! Whatever its server, its network or its clock do, an agent that may come to an identity again goes
+//! on trying, and workloads keep what is valid meanwhile. It ends when it is banned, and when the server
+//! has done away with it and nothing is left that it could attest by.
 
+mod metrics;
+#[cfg(test)]
+mod tests;
+mod timer;
+
+use std::future::Future;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use identity::bundle::Bundle;
 use identity::validity::{Renewal, Schedule};
-use identity::x509::X509Svid;
-use prometheus_client::metrics::counter::Counter;
-use prometheus_client::metrics::gauge::Gauge;
-use prometheus_client::registry::Registry;
+use identity::x509::{Certificate, X509Svid};
 use runtime::backoff::Backoff;
 use runtime::clock::Clock;
 use runtime::random;
@@ -21,11 +28,15 @@ use runtime::shutdown::{Reason, ShutdownTrigger};
 use tokio::sync::{mpsc, watch};
 use tracing::{error, info, warn};
 
-use crate::attestation::{AttestationError, Attestor, Kept, Standing};
+pub use self::metrics::Metrics;
+pub use self::timer::Timer;
+use crate::attestation::{AttestationError, Attestor, Gate, Kept, Remote, Standing};
 use crate::credentials::{AgentSvid, Credentials};
 use crate::custody;
-use crate::rotation::Strategy;
+use crate::rebootstrap::{Doubt, Rebootstrap};
+use crate::rotation::{Strategy, wait_from_issue};
 use crate::sealed::SealedCache;
+use crate::sync;
 use crate::upstream::grpc::Server;
 use crate::upstream::{Denial, UpstreamError};
 
@@ -34,54 +45,24 @@ const FIRST_PAUSE: Duration = Duration::from_secs(5);
 /// The longest pause; an SVID of an hour has time for many tries.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
-/// What the life of the agent's SVID shows.
-#[derive(Clone, Debug, Default)]
-pub struct Metrics {
-    not_after: Gauge,
-    renewed: Counter,
-    failed: Counter,
-}
-
-impl Metrics {
-    pub fn register(registry: &mut Registry) -> Self {
-        let metrics = Self::default();
-        registry.register(
-            "agent_svid_not_after_seconds",
-            "When the agent's own SVID expires, in seconds since 1970",
-            metrics.not_after.clone(),
-        );
-        registry.register(
-            "agent_svid_renewals",
-            "Renewals of the agent's own SVID",
-            metrics.renewed.clone(),
-        );
-        registry.register(
-            "agent_svid_renewal_failures",
-            "Failed renewals of the agent's own SVID",
-            metrics.failed.clone(),
-        );
-        metrics
-    }
-
-    fn show(&self, own: &AgentSvid) {
-        let not_after = own
-            .svid
-            .validity()
-            .not_after()
-            .duration_since(UNIX_EPOCH)
-            .unwrap_or_default();
-        self.not_after
-            .set(i64::try_from(not_after.as_secs()).unwrap_or(i64::MAX));
-    }
+/// Where an attested agent has a new key certified: a server, or in tests what stands for one.
+pub trait Registrar: Send + Sync + 'static {
+    /// Has a new key of this agent certified by the identity at hand, which stays usable until the new
+    /// one is first used.
+    fn renew(
+        &self,
+        csr: Vec<u8>,
+    ) -> impl Future<Output = Result<Vec<Certificate>, UpstreamError>> + Send;
 }
 
 /// What the life cycle works with.
 #[derive(Debug)]
-pub struct Deps {
-    pub attestor: Attestor,
+pub struct Deps<G = Remote, R = Server> {
+    pub attestor: Attestor<G>,
     pub credentials: Arc<Credentials>,
-    pub server: Arc<Server>,
+    pub server: Arc<R>,
     pub strategy: Strategy,
+    pub rebootstrap: Rebootstrap,
     pub clock: Clock,
     pub health: Health,
     pub metrics: Metrics,
@@ -97,17 +78,22 @@ pub struct Inputs {
     pub denials: mpsc::Receiver<Denial>,
     /// The bundle of the trust domain, as synchronization brings it.
     pub bundle: watch::Receiver<Arc<Bundle>>,
+    /// How synchronization goes.
+    pub sync: watch::Receiver<sync::Status>,
 }
 
 /// The owner of the agent's identity.
 #[derive(Debug)]
-pub struct Lifecycle {
-    deps: Deps,
+pub struct Lifecycle<G = Remote, R = Server> {
+    deps: Deps<G, R>,
     kept: Kept,
     schedule: Schedule,
-    // Later than the schedule after a failure, now after a taint.
-    next: SystemTime,
+    // Later than the schedule after a failure, now after a taint or a denial.
+    next: Timer,
     backoff: Backoff,
+    // What the server says against the identity at hand.
+    denied: Option<Denial>,
+    doubt: Doubt,
 }
 
 /// Whether there is a life to go on with.
@@ -148,20 +134,30 @@ impl RenewalError {
             _ => None,
         }
     }
+
+    fn is_unknown_authority(&self) -> bool {
+        match self {
+            Self::Server(error) => matches!(error, UpstreamError::UnknownAuthority(_)),
+            Self::Attestation(error) => error.is_unknown_authority(),
+            Self::OtherId => false,
+        }
+    }
 }
 
-impl Lifecycle {
-    pub fn new(kept: Kept, deps: Deps) -> Self {
+impl<G: Gate, R: Registrar> Lifecycle<G, R> {
+    pub fn new(kept: Kept, deps: Deps<G, R>) -> Self {
         let own = deps.credentials.own();
         deps.metrics.show(&own);
         deps.health.ready();
         let schedule = deps.strategy.plan(own.svid.validity(), random::jitter);
-        let backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
+        let wait = schedule.due().duration_since(deps.clock.now());
         Self {
             kept,
             schedule,
-            next: schedule.due(),
-            backoff,
+            next: Timer::after(wait.unwrap_or_default(), &deps.clock),
+            backoff: Backoff::new(FIRST_PAUSE, LONGEST_PAUSE),
+            denied: None,
+            doubt: Doubt::new(deps.rebootstrap, deps.clock.clone()),
             deps,
         }
     }
@@ -183,13 +179,18 @@ impl Lifecycle {
         loop {
             let clock = self.deps.clock.clone();
             let life = tokio::select! {
-                Some(denial) = inputs.denials.recv() => self.denied(denial, inputs).await,
+                Some(denial) = inputs.denials.recv() => self.denied(denial),
                 Ok(()) = inputs.bundle.changed() => {
                     let bundle = Arc::clone(&inputs.bundle.borrow_and_update());
                     self.take_bundle(bundle);
                     Life::GoesOn
                 }
-                () = clock.sleep_until(self.next) => self.renew(inputs).await,
+                Ok(()) = inputs.sync.changed() => {
+                    self.look_at(&inputs.sync.borrow_and_update().clone());
+                    Life::GoesOn
+                }
+                () = self.doubt.due() => self.rebootstrap(inputs).await,
+                () = self.next.due(&clock) => self.renew(inputs).await,
             };
             if let Life::Over(reason) = life {
                 return reason;
@@ -197,29 +198,40 @@ impl Lifecycle {
         }
     }
 
+    /// Takes note of whether the server is one that the agent knows.
+    fn look_at(&mut self, status: &sync::Status) {
+        match &status.failing {
+            None if status.last_success.is_some() => self.doubt.settled(),
+            Some(failing) if failing.reason == UpstreamError::UNKNOWN_AUTHORITY => {
+                self.doubt.raised();
+            }
+            // A server that is away is neither.
+            _ => {}
+        }
+    }
+
     async fn renew(&mut self, inputs: &mut Inputs) -> Life {
         let own = self.deps.credentials.own();
-        let renewed = if own.reattestable {
-            self.attest_again().await
+        let renewed = if self.is_to_attest(&own) {
+            let trust = self.deps.credentials.trust();
+            self.attest(Some(&trust), Some(&own)).await
         } else {
             self.renew_in_place(&own).await
         };
         let failure = match renewed {
             Ok(standing) => {
                 self.deps.metrics.renewed.inc();
-                self.begin(standing);
-                // A stream of the identity before may have been ended for its sake.
-                return self.drain(inputs);
+                return self.begin(standing, inputs);
             }
             Err(failure) => failure,
         };
         self.deps.metrics.failed.inc();
-        if let Some(denial) = failure.denial() {
-            return self.denied(denial, inputs).await;
+        if failure.is_unknown_authority() {
+            self.doubt.raised();
         }
         let pause = self.backoff.next_delay();
         let now = self.deps.clock.now();
-        self.next = now + pause;
+        self.next = Timer::after(pause, &self.deps.clock);
         error!(
             error.reason = failure.reason(),
             error = %report::chain(&failure),
@@ -233,7 +245,22 @@ impl Lifecycle {
             self.deps.sealed.wipe();
             self.deps.health.not_ready("the agent's SVID has expired");
         }
+        if let Some(denial) = failure.denial() {
+            return self.denied(denial);
+        }
+        let is_hopeless = matches!(&failure, RenewalError::Attestation(error) if !self.deps.attestor.may_recover(error));
+        if self.denied.is_some() && is_hopeless {
+            return self.give_up("the agent could not attest again");
+        }
         Life::GoesOn
+    }
+
+    /// Whether the next SVID comes of an attestation. A join token is left alone while the SVID at hand
+    /// may do.
+    fn is_to_attest(&self, own: &AgentSvid) -> bool {
+        let is_over = own.svid.validity().is_over(self.deps.clock.now());
+        let is_needed = self.denied.is_some() || is_over;
+        own.reattestable || (is_needed && self.deps.attestor.proof.is_left_to(own.svid.id()))
     }
 
     /// Has a new key certified by the SVID at hand, which stays usable until the new one is used.
@@ -264,31 +291,55 @@ impl Lifecycle {
         })
     }
 
-    async fn attest_again(&mut self) -> Result<Standing, RenewalError> {
-        let (trust, own) = (self.deps.credentials.trust(), self.deps.credentials.own());
-        Ok(self
-            .deps
-            .attestor
-            .attest(&mut self.kept, Some(&trust), Some(&own))
-            .await?)
+    async fn attest(
+        &mut self,
+        trust: Option<&Bundle>,
+        own: Option<&AgentSvid>,
+    ) -> Result<Standing, RenewalError> {
+        let attestor = &self.deps.attestor;
+        Ok(attestor.attest(&mut self.kept, trust, own).await?)
     }
 
-    fn begin(&mut self, standing: Standing) {
-        let own = standing.own;
+    /// Attests by the trust bundle that is where the agent had its first from. Until that succeeds the
+    /// agent has what it has.
+    async fn rebootstrap(&mut self, inputs: &mut Inputs) -> Life {
+        warn!("The server's authority stays unknown, fetching the trust bundle again");
+        // Nothing is shown of the identity before: a server without our authorities could not read it.
+        let failure = match self.attest(None, None).await {
+            Ok(standing) => {
+                self.deps.metrics.rebootstrapped.inc();
+                return self.begin(standing, inputs);
+            }
+            Err(failure) => failure,
+        };
+        if failure.denial() == Some(Denial::Banned) {
+            return self.denied(Denial::Banned);
+        }
+        let pause = self.doubt.failed();
+        warn!(error.reason = failure.reason(), error = %report::chain(&failure), retry.pause = ?pause, "Could not attest by the trust bundle that was fetched again");
+        Life::GoesOn
+    }
+
+    fn begin(&mut self, standing: Standing, inputs: &mut Inputs) -> Life {
+        let (own, now) = (standing.own, self.deps.clock.now());
         info!(spiffe.id = %own.svid.id(), svid.not_after = own.not_after(), "Renewed the agent's SVID");
-        self.schedule = self.deps.strategy.plan(own.svid.validity(), random::jitter);
-        self.next = self.schedule.due();
+        let validity = own.svid.validity();
+        self.schedule = self.deps.strategy.plan(validity, random::jitter);
+        let wait = wait_from_issue(self.schedule, validity, now);
+        self.next = Timer::after(wait, &self.deps.clock);
         self.backoff.reset();
+        self.denied = None;
+        self.doubt.settled();
         self.deps.metrics.show(&own);
         self.deps.health.ready();
         self.deps.credentials.trust_now(standing.bundle);
-        self.deps
-            .sealed
-            .resume(own.svid.id(), self.deps.clock.now());
+        self.deps.sealed.resume(own.svid.id(), now);
         self.deps.credentials.renew(own);
+        // A stream of the identity before may have been ended for its sake.
+        self.drain(inputs)
     }
 
-    async fn denied(&mut self, denial: Denial, inputs: &mut Inputs) -> Life {
+    fn denied(&mut self, denial: Denial) -> Life {
         if denial.ends_identity() {
             self.deps.sealed.wipe();
         }
@@ -296,7 +347,10 @@ impl Lifecycle {
         if denial == Denial::Banned {
             return self.banned(&own);
         }
-        if !own.reattestable && !self.deps.attestor.proof.is_left_to(own.svid.id()) {
+        let proof = &self.deps.attestor.proof;
+        let can_attest = own.reattestable || proof.is_left_to(own.svid.id());
+        // What has expired by the server's clock may be valid again when that clock has been set right.
+        if !can_attest && !proof.may_change() && denial != Denial::Expired {
             error!(
                 spiffe.id = %own.svid.id(),
                 error.reason = denial.reason(),
@@ -305,30 +359,24 @@ impl Lifecycle {
             );
             return self.give_up("the server does not take the agent's identity any more");
         }
-        warn!(spiffe.id = %own.svid.id(), error.reason = denial.reason(), "The agent has to attest again");
-        self.deps.health.not_ready("the agent attests again");
-        loop {
-            let failure = match self.attest_again().await {
-                Ok(standing) => {
-                    self.begin(standing);
-                    return self.drain(inputs);
-                }
-                Err(failure) => failure,
-            };
-            let attestor = &self.deps.attestor;
-            let curable = matches!(&failure, RenewalError::Attestation(error) if attestor.may_try_again(error));
-            let chain = report::chain(&failure);
-            if failure.denial() == Some(Denial::Banned) {
-                return self.banned(&own);
-            }
-            if !curable {
-                error!(error.reason = failure.reason(), error = %chain, "The agent could not attest again");
-                return self.give_up("the agent could not attest again");
-            }
-            let pause = self.backoff.next_delay();
-            warn!(error.reason = failure.reason(), error = %chain, retry.pause = ?pause, "Could not attest again, and will try on");
-            self.deps.clock.sleep(pause).await;
+        if self.denied.replace(denial).is_some() {
+            // It is being seen to.
+            return Life::GoesOn;
         }
+        if can_attest {
+            warn!(spiffe.id = %own.svid.id(), error.reason = denial.reason(), "The agent has to attest again");
+            self.deps.health.not_ready("the agent attests again");
+        } else {
+            error!(
+                spiffe.id = %own.svid.id(),
+                error.reason = denial.reason(),
+                "The agent has to attest again, and has no join token that it has not used; \
+                 it waits for one in `join_token_file`, if that is set"
+            );
+            self.deps.health.not_ready("the agent needs a join token");
+        }
+        self.next = Timer::after(Duration::ZERO, &self.deps.clock);
+        Life::GoesOn
     }
 
     /// Denials that were meant for the identity that is no more. A ban is meant for the agent.
@@ -362,7 +410,7 @@ impl Lifecycle {
         let own = self.deps.credentials.own();
         if is_tainted(&own.svid, &bundle) {
             warn!(spiffe.id = %own.svid.id(), "The authority of the agent's SVID is tainted, renewing");
-            self.next = self.deps.clock.now();
+            self.next = Timer::after(Duration::ZERO, &self.deps.clock);
         }
         if let Err(error) = self.kept.keep_bundle(&bundle) {
             // It is kept with the next SVID at the latest.

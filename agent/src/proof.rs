@@ -86,6 +86,14 @@ impl Proof {
         matches!(self, Self::K8sPsat(_))
     }
 
+    /// Whether another one may come to the place that it is read from, with nobody's help here.
+    pub fn may_change(&self) -> bool {
+        match self {
+            Self::JoinToken(source) => matches!(source, Some(TokenSource::File(_))),
+            Self::K8sPsat(_) => true,
+        }
+    }
+
     /// Whether it can be shown by an agent that is `own`: a join token that made this very agent is
     /// spent, and its name has the token in it.
     pub fn is_left_to(&self, own: &SpiffeId) -> bool {

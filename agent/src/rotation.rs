@@ -11,6 +11,26 @@ const TARGET_JITTER: Duration = Duration::from_secs(600);
 /// An availability target is obeyed only if at least this much of the lifetime comes before it.
 const GRACE: Duration = Duration::from_secs(12 * 3600);
 
+/// The least pause between two renewals of the agent's own SVID, if its lifetime has room for it.
+const LEAST_PAUSE: Duration = Duration::from_secs(60);
+
+/// How long to wait with the renewal of an SVID that came at `now`.
+///
+/// A clock that is wrong by hours must neither keep the agent renewing without a pause, nor make it wait
+/// for longer than the SVID is to be used: the server, whose clock is right, has just issued it.
+pub fn wait_from_issue(schedule: Schedule, validity: Validity, now: SystemTime) -> Duration {
+    let due = schedule.due();
+    let most = due
+        .duration_since(validity.not_before())
+        .unwrap_or_default();
+    let least = (validity.lifetime() / JITTER_PART)
+        .min(LEAST_PAUSE)
+        .min(most);
+    due.duration_since(now)
+        .unwrap_or_default()
+        .clamp(least, most)
+}
+
 /// How renewals are planned.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Strategy {
@@ -76,6 +96,22 @@ mod tests {
             due(|most| most),
             SystemTime::UNIX_EPOCH + HOUR / 2 - HOUR / 10
         );
+    }
+
+    #[test]
+    fn a_clock_that_is_wrong_by_hours_neither_hurries_a_renewal_nor_delays_it() {
+        let issued = SystemTime::UNIX_EPOCH + 100 * HOUR;
+        let validity = Validity::new(issued, issued + HOUR).unwrap();
+        let schedule = Strategy::default().plan(validity, |_| Duration::ZERO);
+        let wait = |now| wait_from_issue(schedule, validity, now);
+        assert_eq!(wait(issued), HOUR / 2);
+        assert_eq!(wait(issued + HOUR / 12), HOUR / 2 - HOUR / 12);
+        assert_eq!(wait(issued + 50 * HOUR), LEAST_PAUSE);
+        assert_eq!(wait(issued - 50 * HOUR), HOUR / 2);
+        let short = Validity::new(issued, issued + Duration::from_secs(3)).unwrap();
+        let schedule = Strategy::default().plan(short, |_| Duration::ZERO);
+        let least = Duration::from_millis(300);
+        assert_eq!(wait_from_issue(schedule, short, issued + HOUR), least);
     }
 
     /// 1,000 agents start in one second, with 100 entries each.

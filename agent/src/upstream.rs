@@ -149,12 +149,15 @@ pub enum UpstreamError {
 }
 
 impl UpstreamError {
+    /// The label of a server that the agent does not know.
+    pub const UNKNOWN_AUTHORITY: &str = "unknown_authority";
+
     /// The stable label of metrics and logs.
     pub fn reason(&self) -> &'static str {
         match self {
             Self::Denied(denial) => denial.reason(),
             Self::Unavailable(_) => "unavailable",
-            Self::UnknownAuthority(_) => "unknown_authority",
+            Self::UnknownAuthority(_) => Self::UNKNOWN_AUTHORITY,
             Self::Overloaded { .. } => "overloaded",
             Self::Refused { .. } => "refused",
             Self::Protocol { .. } => "protocol",

@@ -108,6 +108,21 @@ impl Place {
         open(&self.config("")).unwrap()
     }
 
+    /// Makes the SVID that is kept one that is over.
+    fn expire(&self, fake: &Fake, reattestable: bool) {
+        let mut kept = self.kept();
+        let leaf = kept.state.state().svid.first().unwrap();
+        let (id, from) = (leaf.spiffe_id().unwrap(), leaf.validity().not_before());
+        let hour = Duration::from_secs(3600);
+        let key = kept.custody.generate(None).unwrap();
+        let csr = crate::custody::request(&key).unwrap();
+        let chain = fake.ca.sign(&csr, &id, from - 2 * hour, hour);
+        let svid = identity::x509::X509Svid::new(chain, key).unwrap();
+        let trust_domain = TrustDomain::parse("example.org").unwrap();
+        let bundle = Bundle::from_certificates(trust_domain, [fake.ca.certificate.clone()]);
+        kept.keep(&svid, reattestable, &bundle).unwrap();
+    }
+
     /// The state as it is on disk while an agent runs, which has the folder locked.
     fn kept_while_running(&self) -> StateFile {
         let config = self.config("");
@@ -479,6 +494,46 @@ async fn an_evicted_agent_with_a_fresh_token_attests_again() {
     fake.called("sync", syncs + 2).await;
     assert!(agent.id().ends_with("/fresh"), "{}", agent.id());
     agent.stop().await;
+}
+
+#[tokio::test]
+async fn an_expired_agent_waits_at_its_start_for_a_token_that_was_not_used() {
+    let fake = Fake::start();
+    fake.token("t");
+    let place = Place::new(&fake);
+    std::fs::write(place.path("token"), "t\n").unwrap();
+    let line = format!(r#"join_token_file = "{}""#, place.path("token").display());
+    place.start(&line).await.unwrap().ready().await.stop().await;
+    place.expire(&fake, false);
+    let bring = async {
+        // The spent one was tried, and refused.
+        fake.called("attest", 2).await;
+        std::fs::write(place.path("token"), "fresh").unwrap();
+        fake.token("fresh");
+    };
+    let both = Box::pin(async { tokio::join!(place.start(&line), bring) });
+    let agent = within(both).await.0.unwrap().ready().await;
+    assert!(agent.id().ends_with("/fresh"), "{}", agent.id());
+    agent.stop().await;
+}
+
+#[tokio::test]
+async fn an_agent_that_is_to_rebootstrap_and_cannot_attest_again_ends_its_start_before_the_token_is_spent()
+ {
+    let fake = Fake::start();
+    fake.token("t");
+    let place = Place::new(&fake);
+    let line = r#"join_token = "t" rebootstrap_mode = "always""#;
+    let error = place.start(line).await.err().unwrap();
+    assert_eq!(error.reason(), "rebootstrap_impossible");
+    assert!(fake.script.lock().tokens.contains("t"));
+    // One that has its identity already is told the same.
+    let agent = place
+        .start(r#"join_token = "t" rebootstrap_mode = "auto""#)
+        .await;
+    agent.unwrap().ready().await.stop().await;
+    let error = place.start(line).await.err().unwrap();
+    assert_eq!(error.reason(), "rebootstrap_impossible");
 }
 
 #[tokio::test]

@@ -8,6 +8,17 @@ fn example() -> TrustDomain {
     TrustDomain::parse("example.org").unwrap()
 }
 
+fn occasion(trust_domain: &TrustDomain) -> Occasion<'_> {
+    Occasion {
+        trust_domain,
+        host: "server",
+        port: 8081,
+        is_again: false,
+        attempts: 1,
+        since: SystemTime::UNIX_EPOCH,
+    }
+}
+
 fn root() -> String {
     let mut params = CertificateParams::default();
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -22,7 +33,9 @@ async fn from_file(content: &[u8], format: BundleFormat) -> Result<Trust, Bootst
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("bundle");
     std::fs::write(&path, content).unwrap();
-    TrustSource::File { path, format }.obtain(&example()).await
+    TrustSource::File { path, format }
+        .obtain(occasion(&example()))
+        .await
 }
 
 #[tokio::test]
@@ -75,7 +88,7 @@ async fn a_missing_file_is_told_with_what_to_do() {
         path: "/nowhere/bundle.pem".into(),
         format: BundleFormat::Pem,
     };
-    let error = source.obtain(&example()).await.unwrap_err();
+    let error = source.obtain(occasion(&example())).await.unwrap_err();
     assert!(error.to_string().contains("/nowhere/bundle.pem"), "{error}");
     assert!(error.to_string().contains("bundle show"), "{error}");
 }

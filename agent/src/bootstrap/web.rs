@@ -13,6 +13,7 @@ use hyper::{Request, Response, StatusCode, Uri};
 use hyper_util::rt::TokioIo;
 use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::ServerName;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
@@ -162,7 +163,7 @@ pub(super) async fn fetch(
     Err(WebError::Redirects)
 }
 
-enum Answer {
+pub(super) enum Answer {
     Document(Vec<u8>),
     Redirect(String),
 }
@@ -178,11 +179,21 @@ async fn get(url: &Url, tls: &TlsConnector, limit: usize) -> Result<Answer, WebE
         .await
         .map_err(connect)?;
     let stream = tls.connect(name, tcp).await.map_err(connect)?;
+    let path = url.0.path_and_query().map_or("/", |path| path.as_str());
+    let authority = url.0.authority().map_or("", |authority| authority.as_str());
+    exchange(stream, authority, path, limit).await
+}
+
+/// Asks for one document over a connection.
+pub(super) async fn exchange(
+    stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    authority: &str,
+    path: &str,
+    limit: usize,
+) -> Result<Answer, WebError> {
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
         .await
         .map_err(WebError::Http)?;
-    let path = url.0.path_and_query().map_or("/", |path| path.as_str());
-    let authority = url.0.authority().map_or("", |authority| authority.as_str());
     let request = Request::get(path)
         .header(HOST, authority)
         .body(Empty::<Bytes>::new())

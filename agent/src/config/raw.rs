@@ -57,9 +57,8 @@ pub(super) struct Agent {
     pub(super) experimental: Experimental,
     pub(super) admin_socket_path: Option<PathBuf>,
     pub(super) authorized_delegates: Vec<String>,
-    // Known, and not built.
-    pub(super) trust_bundle_unix_socket: Option<Body>,
-    pub(super) trust_bundle_spiffe_workload_api: Option<Body>,
+    pub(super) trust_bundle_unix_socket: Option<PathBuf>,
+    pub(super) trust_bundle_spiffe_workload_api: Option<String>,
     // SPIRE's profiler has no counterpart here; its settings change nothing that is promised.
     pub(super) profiling_enabled: Option<bool>,
     pub(super) profiling_port: Option<Body>,

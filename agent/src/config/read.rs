@@ -7,15 +7,15 @@ use attestors::node::join_token::Token;
 use identity::key::KeyAlgorithm;
 use identity::spiffe_id::SpiffeId;
 use identity::trust_domain::TrustDomain;
-use runtime::config::{ConfigErrors, Problems, UnknownKey, Warning, given, overrule};
+use runtime::config::{ConfigErrors, Problems, UnknownKey, Warning, duration, given, overrule};
 use runtime::log::LogConfig;
 
 use super::plugins::{self, Plugins};
 use super::{
     CacheConfig, Config, DEFAULT_CACHE_SIZE, DEFAULT_DATA_DIR, DEFAULT_SYNC_INTERVAL, HealthConfig,
-    HostPort, Overrides, ServerAddress, TokenSource, Variables, raw, sockets, unbuilt,
+    HostPort, Overrides, ServerAddress, TokenSource, Variables, raw, sockets, trust, unbuilt,
 };
-use crate::bootstrap::{BundleFormat, TrustSource, Url};
+use crate::rebootstrap::{DEFAULT_DELAY, Mode, Rebootstrap};
 
 /// More would leave none of them time to answer.
 const MAX_SERVERS: usize = 4;
@@ -65,7 +65,8 @@ fn assemble(agent: raw::Agent, rest: Rest, problems: &mut Problems) -> Option<Co
     let trust_domain = trust_domain(agent.trust_domain.as_deref(), problems);
     let server = server(agent.server_address.as_deref(), agent.server_port, problems);
     let more_servers = more_servers(&rest.more_servers, server.as_ref(), problems);
-    let trust_source = trust_source(&agent, problems);
+    let trust_source = trust::source(&agent, problems);
+    let rebootstrap = rebootstrap(&agent, problems);
     let join_token = join_token(
         agent.join_token.as_deref(),
         agent.join_token_file.as_ref(),
@@ -81,12 +82,14 @@ fn assemble(agent: raw::Agent, rest: Rest, problems: &mut Problems) -> Option<Co
         trust_domain: trust_domain?,
         server: server?,
         more_servers,
+        demands_pq: agent.experimental.require_pq_kem == Some(true),
         data_dir: agent
             .data_dir
             .clone()
             .unwrap_or_else(|| PathBuf::from(DEFAULT_DATA_DIR)),
         custody: rest.plugins.custody?,
         trust_source: trust_source?,
+        rebootstrap,
         node_attestor: rest.plugins.node_attestor?,
         join_token: join_token?,
         workload_attestors: rest.plugins.workload_attestors,
@@ -211,44 +214,28 @@ fn more_servers(
     servers
 }
 
-fn trust_source(agent: &raw::Agent, problems: &mut Problems) -> Option<TrustSource> {
-    let format = match agent.trust_bundle_format.as_deref() {
-        None | Some("" | "pem") => BundleFormat::Pem,
-        Some("spiffe") => BundleFormat::Spiffe,
+/// SPIRE's modes, in its words.
+fn rebootstrap(agent: &raw::Agent, problems: &mut Problems) -> Rebootstrap {
+    let path = "agent.rebootstrap_mode";
+    let mode = match agent.rebootstrap_mode.as_deref() {
+        None | Some("" | "never") => Mode::Never,
+        Some("auto") => Mode::Auto,
+        Some("always") => Mode::Always,
         Some(other) => {
-            problems.add(
-                "agent.trust_bundle_format",
-                format!("`{other}` is unknown; write `pem` or `spiffe`"),
-            );
-            BundleFormat::Pem
+            problems.add(path, format!("unknown rebootstrap mode specified: {other}"));
+            Mode::Never
         }
     };
-    let path = given(agent.trust_bundle_path.as_ref());
-    let url = given(agent.trust_bundle_url.as_deref());
-    match (path, url, agent.insecure_bootstrap == Some(true)) {
-        (Some(path), None, false) => Some(TrustSource::File {
-            path: path.clone(),
-            format,
-        }),
-        (None, Some(url), false) => {
-            let url = problems.take("agent.trust_bundle_url", Url::parse(url))?;
-            Some(TrustSource::Url { url, format })
-        }
-        (None, None, true) => Some(TrustSource::Insecure),
-        (None, None, false) => {
-            problems.add(
-                "agent",
-                "trust_bundle_path or trust_bundle_url must be configured unless insecure_bootstrap is set",
-            );
-            None
-        }
-        _ => {
-            problems.add(
-                "agent",
-                "only one of insecure_bootstrap, trust_bundle_url, or trust_bundle_path can be specified",
-            );
-            None
-        }
+    problems.add_if(
+        mode != Mode::Never && agent.insecure_bootstrap == Some(true),
+        path,
+        "insecure_bootstrap option can not be used with rebootstrapping",
+    );
+    let delay = given(agent.rebootstrap_delay.as_deref())
+        .and_then(|delay| problems.take("agent.rebootstrap_delay", duration::parse(delay)));
+    Rebootstrap {
+        mode,
+        delay: delay.unwrap_or(DEFAULT_DELAY),
     }
 }
 

@@ -7,6 +7,8 @@ use attestors::workload::k8s::kubelet::{Authentication, Endpoint, Secure, Verifi
 
 use super::*;
 
+mod keys;
+
 const PLUGINS: &str = r#"
 plugins {
     KeyManager "disk" { plugin_data { directory = "keys" } }
@@ -107,19 +109,10 @@ fn all_errors_are_told_at_once_with_their_keys() {
 #[test]
 fn what_is_not_built_is_refused_by_name() {
     for (line, key) in [
-        (r#"rebootstrap_mode = "auto""#, "agent.rebootstrap_mode"),
-        (
-            r#"trust_bundle_unix_socket = "/tmp/x""#,
-            "agent.trust_bundle_unix_socket",
-        ),
-        (
-            r#"trust_bundle_spiffe_workload_api = "unix:///x""#,
-            "agent.trust_bundle_spiffe_workload_api",
-        ),
         ("experimental { broker {} }", "agent.experimental.broker"),
         (
-            "experimental { require_pq_kem = true }",
-            "agent.experimental.require_pq_kem",
+            r#"experimental { named_pipe_name = "x" }"#,
+            "agent.experimental.named_pipe_name",
         ),
     ] {
         let error = refusal(&with(line));

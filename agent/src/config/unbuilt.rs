@@ -1,6 +1,6 @@
 //! What SPIRE knows and this agent does not build.
 
-use runtime::config::{Body, Problems, duration, given};
+use runtime::config::{Body, Problems};
 
 use super::raw;
 
@@ -11,11 +11,6 @@ pub(super) fn refuse(agent: &raw::Agent, problems: &mut Problems) {
     }
     let experimental = &agent.experimental;
     for (path, asked, what) in [
-        (
-            "agent.experimental.require_pq_kem",
-            experimental.require_pq_kem == Some(true),
-            "demanding a post-quantum key exchange is not built",
-        ),
         (
             "agent.experimental.use_sync_authorized_entries",
             experimental.use_sync_authorized_entries == Some(false),
@@ -29,7 +24,6 @@ pub(super) fn refuse(agent: &raw::Agent, problems: &mut Problems) {
     ] {
         problems.add_if(asked, path, what);
     }
-    rebootstrap(agent, problems);
     let profiling = [
         &agent.profiling_port,
         &agent.profiling_freq,
@@ -41,19 +35,9 @@ pub(super) fn refuse(agent: &raw::Agent, problems: &mut Problems) {
     );
 }
 
-fn sections(agent: &raw::Agent) -> [(&'static str, &Option<Body>, &'static str); 6] {
+fn sections(agent: &raw::Agent) -> [(&'static str, &Option<Body>, &'static str); 4] {
     let experimental = &agent.experimental;
     [
-        (
-            "agent.trust_bundle_unix_socket",
-            &agent.trust_bundle_unix_socket,
-            "fetching the trust bundle from a Unix socket is not built; use `trust_bundle_path`, or `trust_bundle_url` with https",
-        ),
-        (
-            "agent.trust_bundle_spiffe_workload_api",
-            &agent.trust_bundle_spiffe_workload_api,
-            "fetching the trust bundle from a Workload API is not built; use `trust_bundle_path` or `trust_bundle_url`",
-        ),
         (
             "agent.experimental.ratelimit",
             &experimental.ratelimit,
@@ -75,23 +59,4 @@ fn sections(agent: &raw::Agent) -> [(&'static str, &Option<Body>, &'static str);
             "named pipes are for Windows",
         ),
     ]
-}
-
-fn rebootstrap(agent: &raw::Agent, problems: &mut Problems) {
-    match agent.rebootstrap_mode.as_deref() {
-        None | Some("" | "never") => {}
-        Some(mode @ ("auto" | "always")) => {
-            problems.add(
-                "agent.rebootstrap_mode",
-                format!("`{mode}` is not built; only `never` is"),
-            );
-        }
-        Some(mode) => problems.add(
-            "agent.rebootstrap_mode",
-            format!("unknown rebootstrap mode specified: {mode}"),
-        ),
-    }
-    if let Some(delay) = given(agent.rebootstrap_delay.as_deref()) {
-        problems.take("agent.rebootstrap_delay", duration::parse(delay));
-    }
 }

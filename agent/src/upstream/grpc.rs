@@ -16,7 +16,6 @@ mod verify;
 use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
 use identity::bundle::Bundle;
 use identity::entry::EntryId;
@@ -38,15 +37,14 @@ use tonic::transport::Channel;
 
 pub use self::attest::{Attested, Evidence, attest};
 use self::connect::Dialer;
-pub use self::connect::Target;
+pub use self::connect::{Patience, Target};
 use self::convert::protocol;
 use self::verify::Anchor;
 use super::feed::{Feed, Followed, Position};
 use super::{EntrySet, Refusal, SigningRequest, Upstream, UpstreamError};
 use crate::credentials::{AgentSvid, Credentials};
+use crate::lifecycle::Registrar;
 
-/// How long any call may take, answers in many parts included; SPIRE's bound.
-const RPC_DEADLINE: Duration = Duration::from_secs(30);
 /// gRPC's usual 4 MiB are too small for the first page of many large entries.
 const MAX_MESSAGE_BYTES: usize = 16 << 20;
 
@@ -57,7 +55,8 @@ pub struct Server {
     credentials: Arc<Credentials>,
     clock: Clock,
     line: Mutex<Option<Arc<Line>>>,
-    // Whether the server is one of ours: SPIRE's answers HTTP/2 pings with GOAWAY.
+    // Whether the server is one of ours, as far as is known: SPIRE's answers HTTP/2 pings with GOAWAY. Pings
+    // are sent while a stream is open alone, so before the first feed none can be too many.
     is_signet: AtomicBool,
 }
 
@@ -81,7 +80,7 @@ impl Server {
             credentials,
             clock,
             line: Mutex::new(None),
-            is_signet: AtomicBool::new(false),
+            is_signet: AtomicBool::new(true),
         }
     }
 
@@ -96,27 +95,6 @@ impl Server {
                 .post_status(request)
                 .await?;
             Ok(())
-        })
-        .await
-    }
-
-    /// Has a new key of this agent certified.
-    ///
-    /// The SVID at hand stays valid until the new one is first used, so a lost answer costs nothing.
-    pub async fn renew(&self, csr: Vec<u8>) -> Result<Vec<Certificate>, UpstreamError> {
-        let csr = bytes::Bytes::from(csr);
-        self.call(|line| {
-            let params = AgentX509svidParams { csr: csr.clone() };
-            async move {
-                let request = RenewAgentRequest {
-                    params: Some(params),
-                };
-                let response = AgentClient::new(line.channel())
-                    .renew_agent(request)
-                    .await?
-                    .into_inner();
-                convert::chain(response.svid.as_ref())
-            }
         })
         .await
     }
@@ -158,7 +136,7 @@ impl Server {
     where
         C: Future<Output = Result<T, UpstreamError>>,
     {
-        let answer = tokio::time::timeout(RPC_DEADLINE, call(Arc::clone(line))).await;
+        let answer = tokio::time::timeout(self.target.patience.call, call(Arc::clone(line))).await;
         let timed_out = answer.is_err();
         answer
             .unwrap_or_else(|_late| Err(overdue()))
@@ -299,6 +277,26 @@ impl Upstream for Server {
                 what: "the JWT-SVID is malformed",
                 source: Some(error.into()),
             })
+        })
+        .await
+    }
+}
+
+impl Registrar for Server {
+    async fn renew(&self, csr: Vec<u8>) -> Result<Vec<Certificate>, UpstreamError> {
+        let csr = bytes::Bytes::from(csr);
+        self.call(|line| {
+            let params = AgentX509svidParams { csr: csr.clone() };
+            async move {
+                let request = RenewAgentRequest {
+                    params: Some(params),
+                };
+                let response = AgentClient::new(line.channel())
+                    .renew_agent(request)
+                    .await?
+                    .into_inner();
+                convert::chain(response.svid.as_ref())
+            }
         })
         .await
     }

@@ -115,3 +115,37 @@ async fn a_ban_is_final_in_whatever_form_it_is_told() {
     fake.script.lock().deny = Some(4);
     assert_eq!(agent.ended().await, Reason::Failed("the agent is banned"));
 }
+
+#[tokio::test]
+async fn a_pod_whose_svid_expired_while_it_was_away_attests_again_at_its_start() {
+    let fake = Fake::start();
+    let place = Place::of_pod(&fake);
+    place.start("").await.unwrap().ready().await.stop().await;
+    place.expire(&fake, true);
+    let agent = place.start("").await.unwrap().ready().await;
+    assert_eq!(fake.calls("attest"), 2);
+    agent.stop().await;
+}
+
+#[tokio::test]
+async fn a_server_that_lost_its_authorities_is_found_again_by_the_bundle_that_is_fetched_again() {
+    let fake = Fake::start();
+    let place = Place::of_pod(&fake);
+    let lines = r#"rebootstrap_mode = "always" rebootstrap_delay = "50ms""#;
+    let agent = place.start(lines).await.unwrap().ready().await;
+    let (port, script) = (fake.addr.port(), Arc::clone(&fake.script));
+    fake.stop().await;
+    script.lock().calls.clear();
+    let ca = Arc::new(crate::upstream::fake::Ca::new());
+    std::fs::write(place.path("bundle.pem"), ca.certificate.to_pem()).unwrap();
+    let server = "spiffe://example.org/spire/server";
+    let fake = Fake::start_with(Arc::clone(&ca), server, port, script);
+    fake.called("sync", 2).await;
+    assert_eq!(fake.calls("attest"), 1);
+    let trust = agent.handle.credentials.trust();
+    assert_eq!(trust.certificates().collect::<Vec<_>>(), [&ca.certificate]);
+    agent.stop().await;
+    // And what came of it is kept.
+    place.start(lines).await.unwrap().ready().await.stop().await;
+    assert_eq!(fake.calls("attest"), 1);
+}

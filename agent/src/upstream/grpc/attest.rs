@@ -1,5 +1,7 @@
 //! Node attestation: how the agent comes by its first SVID.
 
+use std::time::Duration;
+
 use identity::bundle::Bundle;
 use identity::spiffe_id::SpiffeId;
 use identity::trust_domain::TrustDomain;
@@ -22,7 +24,7 @@ use tracing::warn;
 use super::connect::{Dialer, Target};
 use super::convert::{self, protocol};
 use super::verify::Anchor;
-use super::{MAX_MESSAGE_BYTES, RPC_DEADLINE, overdue};
+use super::{MAX_MESSAGE_BYTES, overdue};
 use crate::bootstrap::Trust;
 use crate::upstream::{Denial, UpstreamError};
 
@@ -58,7 +60,7 @@ pub async fn attest(
     evidence: Evidence,
     clock: Clock,
 ) -> Result<Attested, UpstreamError> {
-    let trust_domain = target.trust_domain.clone();
+    let (trust_domain, patience) = (target.trust_domain.clone(), target.patience);
     let (anchor, known) = match trust {
         Trust::AnyServer => {
             warn!("Insecure bootstrap: whoever answers is taken for the server");
@@ -78,8 +80,9 @@ pub async fn attest(
     } else {
         dialer.channel_of_one_connection()
     };
-    let svid = in_time(present(channel.clone(), evidence)).await?;
-    let bundle = match (in_time(fetch(channel, &trust_domain)).await, known) {
+    let svid = in_time(patience.call, present(channel.clone(), evidence)).await?;
+    let fetched = in_time(patience.call, fetch(channel, &trust_domain)).await;
+    let bundle = match (fetched, known) {
         (Ok(bundle), _) => bundle,
         // The token is spent: an SVID with the bundle that the server was checked against is better
         // than none.
@@ -99,9 +102,10 @@ pub async fn attest(
 }
 
 async fn in_time<T>(
+    time: Duration,
     call: impl Future<Output = Result<T, UpstreamError>>,
 ) -> Result<T, UpstreamError> {
-    tokio::time::timeout(RPC_DEADLINE, call)
+    tokio::time::timeout(time, call)
         .await
         .unwrap_or_else(|_late| Err(overdue()))
 }

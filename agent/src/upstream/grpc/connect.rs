@@ -9,10 +9,12 @@ use std::time::Duration;
 use hyper_util::rt::TokioIo;
 use identity::trust_domain::TrustDomain;
 use identity::x509::X509Svid;
-use nix::sys::socket::{setsockopt, sockopt::TcpUserTimeout};
+use nix::sys::socket::setsockopt;
+use nix::sys::socket::sockopt::{KeepAlive, TcpKeepIdle, TcpKeepInterval, TcpUserTimeout};
 use runtime::clock::Clock;
 use rustls::ClientConfig;
 use rustls::client::Resumption;
+use rustls::crypto::aws_lc_rs::{self, kx_group};
 use rustls_pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer, ServerName};
 use tokio::net::{TcpStream, lookup_host};
 use tokio_rustls::TlsConnector;
@@ -22,19 +24,37 @@ use tonic::transport::{Channel, Endpoint};
 use super::verify::{Anchor, NotTheServer, Verifier};
 use crate::config::ServerAddress;
 
-/// How long a connection may take to be made.
-const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
-/// How long sent bytes may stay unacknowledged. A server behind a dead network is noticed by this,
-/// for SPIRE's answers HTTP/2 pings with GOAWAY.
-const UNACKNOWLEDGED: Duration = Duration::from_secs(20);
-
-/// How often a server that takes HTTP/2 pings gets one, so that a connection whose other end is gone
-/// is noticed while nothing is sent over it.
-const PING_INTERVAL: Duration = Duration::from_secs(15);
-/// How long a ping may be unanswered.
-const PING_DEADLINE: Duration = Duration::from_secs(10);
 /// The most addresses of one name that are tried.
 const MAX_ADDRESSES: usize = 8;
+
+/// How long the agent waits for what may never come: a dead network tells nothing.
+#[derive(Clone, Copy, Debug)]
+pub struct Patience {
+    /// How long a connection may take to be made, all addresses together.
+    pub connect: Duration,
+    /// How long sent bytes may stay unacknowledged, and how long a network may be silent that carries
+    /// nothing. It is the kernel that asks, so this holds towards any server.
+    pub silence: Duration,
+    /// How often a server that takes HTTP/2 pings gets one: not only its kernel, it has to answer itself.
+    /// SPIRE's answers them with GOAWAY.
+    pub ping: Duration,
+    /// How long a ping may be unanswered.
+    pub pong: Duration,
+    /// How long any call may take, answers in many parts included.
+    pub call: Duration,
+}
+
+impl Patience {
+    /// What agents have. SPIRE's bound of calls; and a server that is lost is left for the next after at
+    /// most 35 s.
+    pub const USUAL: Self = Self {
+        connect: Duration::from_secs(10),
+        silence: Duration::from_secs(20),
+        ping: Duration::from_secs(15),
+        pong: Duration::from_secs(10),
+        call: Duration::from_secs(30),
+    };
+}
 
 /// Where the server is, and whose it is.
 #[derive(Clone, Debug)]
@@ -44,6 +64,10 @@ pub struct Target {
     /// Where servers of the same trust domain are, for when that one does not answer.
     pub more: Vec<ServerAddress>,
     pub trust_domain: TrustDomain,
+    pub patience: Patience,
+    /// Whether only a key exchange that a quantum computer could not undo is offered (SPIRE's
+    /// `require_pq_kem`).
+    pub demands_pq: bool,
 }
 
 /// Makes connections of one kind: with one identity, against one anchor.
@@ -111,7 +135,7 @@ impl Dialer {
 
     fn lazily(self, once: bool) -> Channel {
         let used = Arc::new(AtomicBool::new(false));
-        let pings = self.pings;
+        let (pings, patience) = (self.pings, self.target.patience);
         let dialer = Arc::new(self);
         let connector = tower::service_fn(move |_uri| {
             let (dialer, used) = (Arc::clone(&dialer), Arc::clone(&used));
@@ -119,7 +143,7 @@ impl Dialer {
                 if used.swap(true, Ordering::Relaxed) && once {
                     return Err(ConnectError::Broken);
                 }
-                let connected = tokio::time::timeout(CONNECT_DEADLINE, dialer.connect()).await;
+                let connected = tokio::time::timeout(patience.connect, dialer.connect()).await;
                 connected
                     .unwrap_or(Err(ConnectError::Deadline))
                     .map(TokioIo::new)
@@ -129,8 +153,8 @@ impl Dialer {
         let mut endpoint = Endpoint::from_static("https://spire-server");
         if pings {
             endpoint = endpoint
-                .http2_keep_alive_interval(PING_INTERVAL)
-                .keep_alive_timeout(PING_DEADLINE);
+                .http2_keep_alive_interval(patience.ping)
+                .keep_alive_timeout(patience.pong);
         }
         endpoint.connect_with_connector_lazy(connector)
     }
@@ -142,7 +166,7 @@ impl Dialer {
             .chain(more.map(|server| (server.host.as_str(), server.port)))
             .collect();
         // Each gets its part of the time: behind one that is silent stands one that answers.
-        let share = CONNECT_DEADLINE / u32::try_from(hosts.len()).unwrap_or(u32::MAX);
+        let share = self.target.patience.connect / u32::try_from(hosts.len()).unwrap_or(u32::MAX);
         let mut last = ConnectError::Deadline;
         for (host, port) in hosts {
             match self.connect_to_host(host, port, share).await {
@@ -188,8 +212,7 @@ impl Dialer {
         let tcp = |source| ConnectError::Tcp { addr, source };
         let stream = TcpStream::connect(addr).await.map_err(tcp)?;
         stream.set_nodelay(true).map_err(tcp)?;
-        let unacknowledged = u32::try_from(UNACKNOWLEDGED.as_millis()).unwrap_or(u32::MAX);
-        setsockopt(&stream, TcpUserTimeout, &unacknowledged).map_err(|errno| tcp(errno.into()))?;
+        watch(&stream, self.target.patience.silence).map_err(tcp)?;
         let connector = TlsConnector::from(Arc::new(self.tls().map_err(ConnectError::Tls)?));
         let name = ServerName::try_from(host.to_owned())
             .unwrap_or_else(|_odd| ServerName::from(addr.ip()));
@@ -206,7 +229,12 @@ impl Dialer {
     }
 
     fn tls(&self) -> Result<ClientConfig, rustls::Error> {
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let mut provider = aws_lc_rs::default_provider();
+        if self.target.demands_pq {
+            // Those of SPIRE's `require_pq_kem` that our library has.
+            provider.kx_groups = vec![kx_group::X25519MLKEM768, kx_group::SECP256R1MLKEM768];
+        }
+        let provider = Arc::new(provider);
         let verifier = Verifier {
             trust_domain: self.target.trust_domain.clone(),
             anchor: self.anchor.clone(),
@@ -233,5 +261,79 @@ impl Dialer {
         // A resumed session would outlive the bundle that its first handshake was checked against.
         config.resumption = Resumption::disabled();
         Ok(config)
+    }
+}
+
+/// Has the kernel end a connection whose other end has been silent for too long: while bytes are under
+/// way, and by probes while none are.
+fn watch(stream: &TcpStream, silence: Duration) -> io::Result<()> {
+    let millis = u32::try_from(silence.as_millis()).unwrap_or(u32::MAX);
+    // The kernel takes whole seconds, and no zero.
+    let seconds = |length: Duration| u32::try_from(length.as_secs()).unwrap_or(u32::MAX).max(1);
+    setsockopt(stream, TcpUserTimeout, &millis)?;
+    setsockopt(stream, KeepAlive, &true)?;
+    setsockopt(stream, TcpKeepIdle, &seconds(silence / 2))?;
+    setsockopt(stream, TcpKeepInterval, &seconds(silence / 4))?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use nix::sys::socket::getsockopt;
+
+    use super::*;
+
+    #[test]
+    fn an_agent_that_demands_post_quantum_keys_offers_nothing_else() {
+        let offered = |demands_pq| {
+            let dialer = Dialer {
+                target: Target {
+                    host: "localhost".to_owned(),
+                    port: 1,
+                    more: Vec::new(),
+                    trust_domain: TrustDomain::parse("example.org").unwrap(),
+                    patience: Patience::USUAL,
+                    demands_pq,
+                },
+                anchor: Anchor::Nothing,
+                own: None,
+                clock: Clock::system(),
+                pings: false,
+            };
+            let config = dialer.tls().unwrap();
+            let groups = config.crypto_provider().kx_groups.iter();
+            groups
+                .map(|group| format!("{:?}", group.name()))
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(offered(true), ["X25519MLKEM768", "secp256r1MLKEM768"]);
+        assert!(offered(false).contains(&"X25519".to_owned()));
+    }
+
+    #[test]
+    fn a_lost_server_is_left_for_the_next_within_35_seconds() {
+        let Patience {
+            connect,
+            silence,
+            ping,
+            pong,
+            ..
+        } = Patience::USUAL;
+        for noticed in [silence, ping + pong] {
+            assert!(noticed + connect <= Duration::from_secs(35));
+        }
+    }
+
+    #[tokio::test]
+    async fn the_kernel_watches_connections_that_carry_something_and_those_that_carry_nothing() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let stream = TcpStream::connect(listener.local_addr().unwrap())
+            .await
+            .unwrap();
+        watch(&stream, Duration::from_secs(20)).unwrap();
+        assert_eq!(getsockopt(&stream, TcpUserTimeout).unwrap(), 20_000);
+        assert!(getsockopt(&stream, KeepAlive).unwrap());
+        assert_eq!(getsockopt(&stream, TcpKeepIdle).unwrap(), 10);
+        assert_eq!(getsockopt(&stream, TcpKeepInterval).unwrap(), 5);
     }
 }

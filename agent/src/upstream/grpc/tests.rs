@@ -1,5 +1,7 @@
 //! The server as the agent meets it: attestation, bundles, entries, and servers that are not ours.
 
+use std::time::Duration;
+
 use proto::spire::types;
 
 use super::fake::Fake;
@@ -19,6 +21,8 @@ fn target(fake: &Fake) -> Target {
         port: fake.addr.port(),
         more: Vec::new(),
         trust_domain: trust_domain(),
+        patience: Patience::USUAL,
+        demands_pq: false,
     }
 }
 
@@ -64,6 +68,77 @@ async fn server(fake: &Fake) -> (Server, Arc<Credentials>) {
         Server::new(target(fake), Arc::clone(&credentials), Clock::system()),
         credentials,
     )
+}
+
+/// A way to a server that can be made to swallow everything: what was connected stays so, whoever
+/// connects is taken, and no byte comes through. No kernel tells it from a server that thinks.
+struct Hole {
+    addr: std::net::SocketAddr,
+    is_open: watch::Sender<bool>,
+    _tasks: runtime::shutdown::ShutdownTrigger,
+}
+
+impl Hole {
+    async fn before(to: std::net::SocketAddr) -> Self {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = listener.local_addr().unwrap();
+        let is_open = watch::Sender::new(false);
+        let (trigger, shutdown) = runtime::shutdown::Shutdown::new();
+        let tasks = runtime::tasks::TaskGroup::new(trigger.clone());
+        let opened = is_open.subscribe();
+        let group = tasks.clone();
+        let ended = shutdown.clone();
+        tasks.spawn("hole", async move {
+            while let Ok((mut near, _)) = listener.accept().await {
+                let (mut opened, ended) = (opened.clone(), ended.clone());
+                group.spawn("hole.way", async move {
+                    let carry = async {
+                        if *opened.borrow() {
+                            return;
+                        }
+                        let mut far = tokio::net::TcpStream::connect(to).await.unwrap();
+                        let swallow = async {
+                            let _ = opened.wait_for(|is_open| *is_open).await;
+                        };
+                        tokio::select! {
+                            _ = tokio::io::copy_bidirectional(&mut near, &mut far) => {}
+                            () = swallow => ended.requested().await,
+                        }
+                    };
+                    carry.await;
+                    ended.requested().await;
+                });
+            }
+        });
+        Self {
+            addr,
+            is_open,
+            _tasks: trigger,
+        }
+    }
+
+    fn open(&self) {
+        self.is_open.send_replace(true);
+    }
+
+    /// The server by way of this, and then by its own address.
+    async fn leads(&self, fake: &Fake, patience: Patience) -> Server {
+        fake.token("t");
+        let (own, bundle) = attested(fake, trust_in(&fake.ca), "t").await.unwrap();
+        let address = |port| ServerAddress {
+            host: "127.0.0.1".to_owned(),
+            port,
+        };
+        let target = Target {
+            host: "127.0.0.1".to_owned(),
+            port: self.addr.port(),
+            more: vec![address(fake.addr.port())],
+            patience,
+            ..target(fake)
+        };
+        let credentials = Arc::new(Credentials::new(own, Arc::new(bundle)));
+        Server::new(target, credentials, Clock::system())
+    }
 }
 
 fn entry(id: &str, path: &str, revision: i64) -> types::Entry {
@@ -184,6 +259,18 @@ async fn a_bundle_that_cannot_be_fetched_does_not_waste_the_token() {
         bundle.certificates().collect::<Vec<_>>(),
         [&fake.ca.certificate]
     );
+}
+
+#[tokio::test]
+async fn a_server_takes_an_agent_that_demands_post_quantum_keys() {
+    let fake = Fake::start();
+    let (_, credentials) = server(&fake).await;
+    let target = Target {
+        demands_pq: true,
+        ..target(&fake)
+    };
+    let server = Server::new(target, credentials, Clock::system());
+    server.post_status("1").await.unwrap();
 }
 
 #[tokio::test]
@@ -401,6 +488,47 @@ async fn a_server_that_does_not_answer_is_passed_over_for_the_next_address() {
     };
     let credentials = Arc::new(Credentials::new(own, Arc::new(bundle)));
     let server = Server::new(target, credentials, Clock::system());
+    server.post_status("1").await.unwrap();
+}
+
+#[tokio::test]
+async fn a_network_that_swallows_everything_is_noticed_by_a_ping_and_the_next_server_is_asked() {
+    let fake = Fake::start();
+    let hole = Hole::before(fake.addr).await;
+    let patience = Patience {
+        connect: Duration::from_millis(600),
+        ping: Duration::from_millis(100),
+        pong: Duration::from_millis(200),
+        // Nothing but a ping tells in time.
+        call: Duration::from_secs(60),
+        ..Patience::USUAL
+    };
+    let server = hole.leads(&fake, patience).await;
+    server.post_status("1").await.unwrap();
+    hole.open();
+    server.post_status("1").await.unwrap();
+}
+
+#[tokio::test]
+async fn towards_a_server_that_takes_no_pings_the_deadline_of_a_call_tells_the_same() {
+    let fake = Fake::start();
+    let hole = Hole::before(fake.addr).await;
+    let patience = Patience {
+        connect: Duration::from_millis(600),
+        ping: Duration::from_millis(1),
+        pong: Duration::from_millis(1),
+        call: Duration::from_secs(2),
+        ..Patience::USUAL
+    };
+    let server = hole.leads(&fake, patience).await;
+    // It has no feed, so it is not one of ours.
+    assert!(server.follow(None).await.unwrap().is_none());
+    server.post_status("1").await.unwrap();
+    hole.open();
+    let error = server.post_status("1").await.unwrap_err();
+    assert_eq!(error.to_string(), "could not reach the server");
+    let chain = runtime::report::chain(&error);
+    assert!(chain.contains("did not answer in time"), "{chain}");
     server.post_status("1").await.unwrap();
 }
 
