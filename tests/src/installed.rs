@@ -160,6 +160,29 @@ impl<'a> Installed<'a> {
         self.cluster.ctl(&words);
     }
 
+    /// Starts the server anew with another configuration, and returns the one that it had.
+    pub fn configure_server(&self, change: impl FnOnce(&str) -> String) -> String {
+        let set = self
+            .cluster
+            .object("signet", "statefulset", "signet-server");
+        let volumes = set.as_ref().unwrap().pointer("/spec/template/spec/volumes");
+        let mut volumes = volumes.unwrap().as_array().unwrap().iter();
+        let name = volumes.find_map(|volume| volume.pointer("/configMap/name")?.as_str());
+        let name = name.expect("a configuration");
+        let map = self.cluster.object("signet", "configmap", name).unwrap();
+        let before = map["data"]["server.conf"].as_str().unwrap().to_owned();
+        let map = serde_json::json!({
+            "apiVersion": "v1", "kind": "ConfigMap",
+            "metadata": { "name": name, "namespace": "signet" },
+            "data": { "server.conf": change(&before) },
+        });
+        self.cluster.apply(&map.to_string());
+        self.scale_server(0);
+        self.scale_server(1);
+        self.wait();
+        before
+    }
+
     /// What the programs of an object have logged.
     pub fn log(&self, object: &str) -> String {
         self.cluster.ctl(&[

@@ -128,6 +128,59 @@ fn the_agent_and_the_driver_live_on_while_the_server_is_away() {
     }
 }
 
+/// Real SPIRE's agent tries once, and is then left to whoever starts it again.
+#[test]
+fn an_agent_that_was_evicted_or_has_expired_attests_again_in_its_process() {
+    let Some(cluster) = Cluster::alone() else {
+        return;
+    };
+    let signet = Installed::on(&cluster);
+    let space = cluster.namespace("recovery");
+    let id = signet.entry(space.name(), "web", &[]);
+    cluster.apply(&idle_pod(space.name(), "before", "web"));
+    signet.gets(space.name(), "before", &id);
+    let (restarts, agent) = (signet.restarts(), signet.agent_id());
+
+    signet
+        .server(&["agent", "evict", "-spiffeID", &agent])
+        .success();
+    eventually("the agent is one again", || {
+        signet.server(&["agent", "show", "-spiffeID", &agent]).code == 0
+    });
+    signet.wait();
+    signet.gets(space.name(), "before", &id);
+    assert_eq!(signet.restarts(), restarts, "{}", signet.told());
+
+    // The next SVID of the agent is a short one.
+    let usual = signet.configure_server(|usual| {
+        usual.replace(
+            "  trust_domain =",
+            "  agent_ttl = \"60s\"\n  trust_domain =",
+        )
+    });
+    signet
+        .server(&["agent", "evict", "-spiffeID", &agent])
+        .success();
+    eventually("the agent is one again", || {
+        signet.server(&["agent", "show", "-spiffeID", &agent]).code == 0
+    });
+    signet.scale_server(0);
+    let down = now();
+    while down.elapsed() < EXPIRY {
+        let fetched = signet.fetch(space.name(), "before");
+        assert!(fetched.stdout.contains(&id), "{fetched:?}");
+    }
+    assert!(!signet.agent_is_ready());
+    signet.scale_server(1);
+    signet.wait();
+    cluster.apply(&idle_pod(space.name(), "after", "web"));
+    for pod in ["before", "after"] {
+        signet.gets(space.name(), pod, &id);
+    }
+    assert_eq!(signet.restarts(), restarts, "{}", signet.told());
+    signet.configure_server(|_| usual);
+}
+
 /// Real SPIRE loses the node in such an outage: the kubelet turns its token away, its liveness probe fails, the agent is
 /// killed and cannot attest again.
 #[test]
@@ -187,6 +240,9 @@ const OUTAGE: Duration = Duration::from_secs(300);
 
 /// Longer than three failing liveness probes would need, which come each ten seconds.
 const SERVER_OUTAGE: Duration = Duration::from_secs(50);
+
+/// Longer than the agent's SVID of a minute can last, from its last renewal on.
+const EXPIRY: Duration = Duration::from_secs(75);
 
 /// A pod that speaks in its log, so that it can be followed without the API server.
 fn talker(namespace: &str, name: &str) -> String {
