@@ -7,6 +7,7 @@ pub mod attestation;
 pub mod bootstrap;
 pub mod cache;
 pub mod config;
+pub mod confine;
 pub mod credentials;
 pub mod custody;
 pub mod endpoints;

@@ -12,6 +12,21 @@ use crate::session::Session;
 pub(crate) mod agent;
 pub(crate) mod server;
 
+/// Does what both do while there is no thread but the first: nobody of the same user is to look into a
+/// process that holds keys, and it is to have as many descriptors as it may.
+pub(crate) fn prepare() -> Result<(), Failure> {
+    let hidden = runtime::process::hide_memory();
+    hidden.map_err(|error| {
+        Failure::new(format!(
+            "could not close the memory of this process to others: {}",
+            os_error(&error)
+        ))
+    })?;
+    // Without it there are fewer connections, and listeners pause in time.
+    let _ = runtime::process::raise_open_file_limit();
+    Ok(())
+}
+
 /// Reads the file that `-config` names.
 fn document(session: &Session, values: &Values, default: &str) -> Result<Document, Failure> {
     let path = Path::new(values.given("config").unwrap_or(default));

@@ -41,7 +41,6 @@ fn main() -> anyhow::Result<ExitCode> {
     let (called, args) = words.split_first().context("the program has no name")?;
     let name = Path::new(called).file_name().and_then(|name| name.to_str());
     let name = name.unwrap_or_default();
-    program::prepare(name, args)?;
     let mut session = Session {
         program: called.clone(),
         console: Console::process(),
@@ -50,7 +49,9 @@ fn main() -> anyhow::Result<ExitCode> {
             Some((name.into_string().ok()?, value.into_string().ok()?))
         })),
         clock: Clock::system(),
+        confinement: None,
     };
+    program::prepare(name, args, &mut session)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()

@@ -12,14 +12,19 @@ use crate::{admin, agent_admin, backup, daemon, dev, k8s, workload};
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// Does what has to be done while there is no thread but the first.
-pub(crate) fn prepare(called: &str, args: &[String]) -> Result<(), Failure> {
+pub(crate) fn prepare(called: &str, args: &[String], session: &mut Session) -> Result<(), Failure> {
     let (program, rest) = Program::choose(called, args);
-    match program.route(rest) {
-        Route::Run(command, args) if command.action == Action::K8s(K8sAction::Csi) => {
-            let values = command.flags.parse(args);
-            // A command line that is not understood is told of later.
-            values.map_or(Ok(()), |values| k8s::prepare_csi(&values))
-        }
+    let Route::Run(command, args) = program.route(rest) else {
+        return Ok(());
+    };
+    // A command line that is not understood is told of later.
+    let Ok(values) = command.flags.parse(args) else {
+        return Ok(());
+    };
+    match command.action {
+        Action::K8s(K8sAction::Csi) => k8s::prepare_csi(&values),
+        Action::Agent(AgentAction::Run) => daemon::agent::prepare(session, &values),
+        Action::Server(ServerAction::Run) => daemon::prepare(),
         _ => Ok(()),
     }
 }

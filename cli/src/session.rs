@@ -1,5 +1,6 @@
 //! What every command is handed: where to write, the environment, the clock.
 
+use agent::confine::Confinement;
 use runtime::clock::Clock;
 
 use crate::console::Console;
@@ -13,4 +14,6 @@ pub(crate) struct Session {
     pub(crate) console: Console,
     pub(crate) environment: Environment,
     pub(crate) clock: Clock,
+    /// What became of the confinement of an agent that is about to run.
+    pub(crate) confinement: Option<Confinement>,
 }

@@ -5,6 +5,7 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 
 use agent::config::{Config, Overrides};
+use agent::confine::{self, Confinement};
 use runtime::config::Warning;
 use tracing::{error, info, warn};
 
@@ -27,6 +28,34 @@ pub(crate) fn validate(session: &mut Session, values: &Values) -> Result<(), Fai
     Ok(())
 }
 
+/// Confines the agent, which a process with several threads cannot do as a whole. A configuration that
+/// cannot be used is told of later.
+pub(crate) fn prepare(session: &mut Session, values: &Values) -> Result<(), Failure> {
+    super::prepare()?;
+    let Ok((config, _)) = load(session, values) else {
+        return Ok(());
+    };
+    if open_folder(&config).is_ok() {
+        close_umask();
+        session.confinement = Some(confine::confine(&config));
+    }
+    Ok(())
+}
+
+/// Tells what became of the confinement.
+fn tell_of(confinement: Option<&Confinement>) {
+    match confinement {
+        Some(Confinement::Entered(sandbox)) => {
+            info!(sandbox = sandbox.name(), "Confined the agent")
+        }
+        Some(Confinement::Left(reason)) => info!(reason, "The agent is not confined"),
+        Some(Confinement::Failed(error)) => {
+            warn!(error.reason = error.reason(), error = %runtime::report::chain(error), "Could not confine the agent");
+        }
+        None => {}
+    }
+}
+
 pub(crate) async fn run(session: &mut Session, values: &Values) -> Result<(), Failure> {
     let (config, warnings) = load(session, values)?;
     let log = runtime::log::init(&config.log).map_err(|error| Failure::chain(&error))?;
@@ -38,6 +67,7 @@ pub(crate) async fn run(session: &mut Session, values: &Values) -> Result<(), Fa
         warn!(%warning, "Configuration needs attention");
     }
     info!(version = env!("CARGO_PKG_VERSION"), data_dir = %config.data_dir.display(), "Starting agent");
+    tell_of(session.confinement.as_ref());
     let deps = agent::agent::Deps {
         clock: life.clock.clone(),
         metrics: life.metrics.clone(),
