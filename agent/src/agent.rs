@@ -15,7 +15,7 @@ use runtime::backoff::Backoff;
 use runtime::clock::Clock;
 use runtime::config::HostPort;
 use runtime::files::FileError;
-use runtime::listen::{self, BoundUnix, Limits, ListenError, ListenMetrics, Serve};
+use runtime::listen::{self, BoundUnix, ListenError, ListenMetrics, Serve};
 use runtime::log::LogHandle;
 use runtime::metrics::Metrics;
 use runtime::readiness::{Health, Readiness, ReadinessGuard};
@@ -457,7 +457,7 @@ fn serve(
             .register(workload_api::metrics::Metrics::register),
     };
     let serve = Serve {
-        limits: Limits::workload(),
+        limits: endpoints::limits(socket),
         shutdown: deps.tasks.shutdown(),
         tasks: deps.tasks.clone(),
         metrics: steps.listeners.socket(endpoints::NAME),

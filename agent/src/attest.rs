@@ -16,6 +16,7 @@ use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::registry::Registry;
+use runtime::quota::Quota;
 use runtime::report;
 use runtime::unix::Peer;
 use tokio::sync::Semaphore;
@@ -261,6 +262,8 @@ pub struct Attestors {
     // Prefixes, such as `k8s:ns`, of the selectors that may be logged: others may be sensitive.
     log_selectors: Vec<String>,
     metrics: Metrics,
+    // Anybody on the node can be denied as often as it likes.
+    quota: Quota,
 }
 
 /// An attestor, and the callers that it looks at now.
@@ -297,6 +300,7 @@ impl Attestors {
             all: all.into_iter().map(Desk::new).collect(),
             log_selectors,
             metrics,
+            quota: Quota::default(),
         }
     }
 
@@ -379,12 +383,16 @@ impl Attestors {
         let outcome = match &verdict {
             Ok(Verdict::Attested(_)) => Outcome::Attested,
             Ok(Verdict::Denied(denial)) => {
-                warn!(attestor = %name, peer.pid = peer.pid(), error.reason = denial.reason(), "Workload attestor denied the caller");
+                if let Some(passed_over) = self.quota.take() {
+                    warn!(attestor = %name, peer.pid = peer.pid(), error.reason = denial.reason(), passed_over, "Workload attestor denied the caller");
+                }
                 Outcome::Denied
             }
             Err(error) => {
-                let chain = report::chain(error);
-                warn!(attestor = %name, peer.pid = peer.pid(), error.reason = error.reason(), error = %chain, "Workload attestor failed");
+                if let Some(passed_over) = self.quota.take() {
+                    let chain = report::chain(error);
+                    warn!(attestor = %name, peer.pid = peer.pid(), error.reason = error.reason(), error = %chain, passed_over, "Workload attestor failed");
+                }
                 Outcome::Failed
             }
         };

@@ -5,6 +5,7 @@
 
 mod docker;
 mod k8s;
+mod limits;
 mod plugins;
 mod raw;
 mod read;
@@ -25,6 +26,7 @@ use runtime::config::{Document, HealthConfig, HostPort, LoadError, LogSettings, 
 use runtime::log::LogConfig;
 
 pub use self::k8s::K8sConfig;
+pub use self::limits::Shares;
 pub use self::plugins::{NodeAttestor, WorkloadAttestorConfig};
 use crate::bootstrap::TrustSource;
 use crate::custody::CustodyConfig;
@@ -68,6 +70,8 @@ pub struct Config {
     /// Whether what is served is kept on disk over a restart. It never is while the agent's own key is in
     /// memory alone.
     pub sealed_cache: bool,
+    /// Whether the process gives up what it does not need, where the kernel knows how.
+    pub sandbox: bool,
     pub sync_interval: Duration,
     /// Prefixes of the selectors that may be logged.
     pub log_selectors: Vec<String>,
@@ -103,6 +107,8 @@ pub struct SocketConfig {
     pub sds: Option<SdsConfig>,
     pub allow_unauthenticated_verifiers: bool,
     pub allowed_foreign_jwt_claims: BTreeSet<String>,
+    /// What each peer may have of it.
+    pub shares: Shares,
 }
 
 /// What Envoy calls things.

@@ -1,7 +1,7 @@
 //! The sockets: what is served to workloads, and how all of them are opened.
 
 use std::io;
-use std::os::unix::fs::{FileTypeExt, symlink};
+use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -13,15 +13,14 @@ use attestors::workload::k8s::kubelet::{Kubelet, KubeletMetrics};
 use attestors::workload::k8s::volumes::Volumes;
 use attestors::workload::systemd::Systemd;
 use attestors::workload::unix::Unix;
-use runtime::listen::{self, BoundUnix, ListenError};
-use runtime::random;
+use runtime::listen::{self, BoundUnix, ContainerKey, Containers, Limits, ListenError, Share};
 use runtime::report;
 use tracing::warn;
 use workload_api::options::{SdsOptions, SocketOptions};
 
 use crate::agent::Deps;
 use crate::attest::{self, Attestors, WorkloadAttestor};
-use crate::config::{Config, K8sConfig, SdsConfig, SocketConfig, WorkloadAttestorConfig};
+use crate::config::{Config, K8sConfig, SdsConfig, Shares, SocketConfig, WorkloadAttestorConfig};
 
 /// Everybody on the node may connect: who they are is found out then.
 const MODE: u32 = 0o777;
@@ -57,13 +56,9 @@ fn check_path(path: &Path) -> Result<(), ListenError> {
 /// Nothing but its own folder is touched, and each name is put there whole: a folder that is mounted
 /// into pods shows the new socket of a restarted agent without being mounted again.
 pub fn open(socket: &SocketConfig) -> Result<BoundUnix, ListenError> {
-    let bound = listen::bind_unix(&socket.path, MODE)?;
-    for alias in aliases(socket) {
-        link(socket, &alias).map_err(|source| ListenError::Unix {
-            tried: "make an alias",
-            path: alias,
-            source,
-        })?;
+    let mut bound = listen::bind_unix(&socket.path, MODE)?;
+    for alias in &socket.aliases {
+        bound.add_alias(alias)?;
     }
     Ok(bound)
 }
@@ -78,14 +73,40 @@ fn aliases(socket: &SocketConfig) -> impl Iterator<Item = PathBuf> {
     names.map(|name| socket.path.with_file_name(name))
 }
 
-/// Makes a name that leads to the socket, in place of what has it. It is relative, so that it leads
-/// there wherever the folder is mounted.
-fn link(socket: &SocketConfig, alias: &Path) -> io::Result<()> {
-    let new = alias.with_file_name(format!(".{}", random::token_hex(8)));
-    symlink(socket.path.file_name().unwrap_or_default(), &new)?;
-    std::fs::rename(&new, alias).inspect_err(|_| {
-        // The first error is the one to tell.
-        let _ = std::fs::remove_file(&new);
+/// What each peer may have of the socket of the workloads.
+pub fn limits(socket: &SocketConfig) -> Limits {
+    let usual = Limits::workload();
+    let Shares {
+        process,
+        container,
+        user,
+    } = socket.shares;
+    let most = |share: fn(&Share) -> usize| {
+        let shares = [process, container, user];
+        shares.iter().map(share).max().unwrap_or_default()
+    };
+    Limits {
+        process,
+        container,
+        user,
+        // Who may have more may have it on one connection, and more than all is of no use.
+        streams_per_connection: u32::try_from(process.streams)
+            .unwrap_or(u32::MAX)
+            .max(usual.streams_per_connection),
+        connections: most(|share| share.connections).max(usual.connections),
+        containers: containers(),
+        ..usual
+    }
+}
+
+/// Callers are counted by the container that their cgroup names, whoever made it. What the cgroup does not
+/// tell, or tells by a contradiction, is no container: then it is the user's share that is taken from.
+fn containers() -> Containers {
+    let viewpoint = viewpoint();
+    Containers::found_by(move |peer| {
+        let text = peer.proc_file("cgroup", cgroup::MAX_BYTES).ok()?;
+        let container = viewpoint.container(&text).ok()??;
+        Some(ContainerKey::of(container.id.as_str()))
     })
 }
 
@@ -211,6 +232,7 @@ impl ServeError {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::symlink;
     use std::os::unix::net::UnixListener;
 
     use super::*;
@@ -223,6 +245,7 @@ mod tests {
             sds: None,
             allow_unauthenticated_verifiers: false,
             allowed_foreign_jwt_claims: std::collections::BTreeSet::new(),
+            shares: Shares::default(),
         }
     }
 

@@ -26,8 +26,15 @@ use self::hpack::{Fields, Malformed};
 
 const HEAD_BYTES: u8 = 9;
 const PRIORITY_BYTES: u8 = 5;
+const DATA: u8 = 0x0;
 const HEADERS: u8 = 0x1;
+const PRIORITY_FRAME: u8 = 0x2;
+const SETTINGS: u8 = 0x4;
+const PING: u8 = 0x6;
+const WINDOW_UPDATE: u8 = 0x8;
 const CONTINUATION: u8 = 0x9;
+/// The flag ACK of SETTINGS and PING, and END_STREAM of DATA.
+const ACK: u8 = 0x1;
 const END_HEADERS: u8 = 0x4;
 const PADDED: u8 = 0x8;
 const PRIORITY: u8 = 0x20;
@@ -38,6 +45,8 @@ pub struct AuthorityFilter {
     place: Place,
     // The header block that waits for its end, across frames.
     block: Option<Fields>,
+    // Frames that ask for nothing, since they were last counted.
+    idle_frames: u32,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -94,6 +103,12 @@ impl AuthorityFilter {
         }
     }
 
+    /// How many frames came since the last call that ask for nothing and cost work: pings, settings,
+    /// priorities, windows, and data without data. A peer that sends many does nothing else.
+    pub fn take_idle_frames(&mut self) -> u32 {
+        std::mem::take(&mut self.idle_frames)
+    }
+
     /// Takes one byte of a frame's head.
     fn head(&mut self, seen: u8, mut frame: Frame, rest: &[u8]) -> Result<usize, Malformed> {
         let byte = rest.first().copied().ok_or(Malformed)?;
@@ -116,6 +131,7 @@ impl AuthorityFilter {
     }
 
     fn begin_payload(&mut self, mut frame: Frame) -> Result<(), Malformed> {
+        self.idle_frames += u32::from(asks_for_nothing(frame));
         match (frame.kind, &self.block) {
             (HEADERS, None) => {
                 frame.pad_length_due = frame.flags & PADDED != 0;
@@ -184,6 +200,15 @@ impl AuthorityFilter {
             };
         }
         Ok(())
+    }
+}
+
+fn asks_for_nothing(frame: Frame) -> bool {
+    match frame.kind {
+        PING | SETTINGS => frame.flags & ACK == 0,
+        DATA => frame.left == 0 && frame.flags & ACK == 0,
+        PRIORITY_FRAME | WINDOW_UPDATE => true,
+        _ => false,
     }
 }
 

@@ -1,7 +1,8 @@
 //! The one way to open a gRPC listener, with every limit set.
 //!
 //! A stock server has no bound on connections, streams or silence, so one workload could take its
-//! node's agent down. Here each connection is counted by who made it, must say something in time,
+//! node's agent down. Here each connection and each call is counted by who made it, must say something
+//! in time and read what it is told,
 //! is dropped when its process exits, and lives in a task that can panic without harm to others.
 //! A handler finds its caller in the request's extensions: [`Credentials`] and `Arc<`[`Peer`]`>` on
 //! a Unix socket, `Arc<`[`TlsPeer`]`>` on TLS.
@@ -12,12 +13,16 @@
 mod accept;
 mod bind;
 mod connection;
+mod descriptors;
 mod gate;
 mod limits;
 mod metrics;
+mod names;
 mod preface;
+mod rate;
 mod service;
 mod tls;
+mod writing;
 
 use std::sync::Arc;
 
@@ -26,7 +31,7 @@ use tonic::service::Routes;
 use tracing::error;
 
 pub use self::bind::{BoundTcp, BoundUnix, ListenError, bind_host, bind_tcp, bind_unix};
-pub use self::limits::{Limits, Peers, raise_open_file_limit};
+pub use self::limits::{ContainerKey, Containers, Limits, Peers, Rate, Share};
 pub use self::metrics::{ListenMetrics, SocketMetrics};
 pub use self::tls::{TlsPeer, harden, tls13};
 

@@ -13,7 +13,6 @@ mod health;
 mod hints;
 pub mod metrics;
 pub mod options;
-pub mod quota;
 pub mod routes;
 mod sds;
 mod session;

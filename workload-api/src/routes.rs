@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use runtime::clock::Clock;
+use runtime::quota::Quota;
 use runtime::shutdown::Shutdown;
 use tonic::service::Routes;
 use tonic_health::pb::health_server::HealthServer;
@@ -11,7 +12,6 @@ use tonic_reflection::server::{Builder, Error};
 use crate::health::SocketHealth;
 use crate::metrics::Metrics;
 use crate::options::SocketOptions;
-use crate::quota::Quota;
 use crate::sds::{self, SecretDiscovery};
 use crate::session::Context;
 use crate::source::IdentitySource;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use http::Extensions;
 use runtime::clock::Clock;
+use runtime::quota::Quota;
 use runtime::report;
 use runtime::shutdown::Shutdown;
 use runtime::unix::Peer;
@@ -13,7 +14,6 @@ use tracing::{debug, info, warn};
 
 use crate::metrics::{Method, Metrics, Open};
 use crate::options::SocketOptions;
-use crate::quota::Quota;
 use crate::source::{IdentitySource, Subscription, Update};
 use crate::status::Refusal;
 

@@ -24,12 +24,12 @@ use proto::spire::agent::delegatedidentity::{
     SubscribeToX509sviDsRequest, SubscribeToX509sviDsResponse,
 };
 use runtime::listen::Serve;
+use runtime::quota::Quota;
 use runtime::report;
 use runtime::shutdown::Shutdown;
 use tokio_stream::Stream;
 use tonic::{Request, Response, Status};
 use tracing::warn;
-use workload_api::quota::Quota;
 
 use self::delegate::{Delegate, Target};
 use self::streams::{Bundles, X509Svids, messages};

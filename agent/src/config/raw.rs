@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use runtime::config::{Body, HealthChecks, LogSettings, Telemetry};
 use serde::Deserialize;
 
+use super::limits::Limits;
+
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub(super) struct File {
@@ -22,6 +24,8 @@ pub(super) struct Signet {
     pub(super) socket_aliases: Vec<String>,
     pub(super) server_addresses: Vec<String>,
     pub(super) sealed_cache: Option<bool>,
+    pub(super) limits: Limits,
+    pub(super) sandbox: Option<bool>,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -13,7 +13,8 @@ use runtime::log::LogConfig;
 use super::plugins::{self, Plugins};
 use super::{
     CacheConfig, Config, DEFAULT_CACHE_SIZE, DEFAULT_DATA_DIR, DEFAULT_SYNC_INTERVAL, HealthConfig,
-    HostPort, Overrides, ServerAddress, TokenSource, Variables, raw, sockets, trust, unbuilt,
+    HostPort, Overrides, ServerAddress, Shares, TokenSource, Variables, raw, sockets, trust,
+    unbuilt,
 };
 use crate::rebootstrap::{DEFAULT_DELAY, Mode, Rebootstrap};
 
@@ -43,6 +44,8 @@ pub(super) fn read(
         aliases: file.signet.socket_aliases,
         more_servers: file.signet.server_addresses,
         sealed_cache: file.signet.sealed_cache,
+        shares: file.signet.limits.read(&mut problems),
+        sandbox: file.signet.sandbox,
     };
     apply(&mut agent, overrides);
     unbuilt::refuse(&agent, &mut problems);
@@ -59,6 +62,8 @@ struct Rest {
     aliases: Vec<String>,
     more_servers: Vec<String>,
     sealed_cache: Option<bool>,
+    shares: Shares,
+    sandbox: Option<bool>,
 }
 
 fn assemble(agent: raw::Agent, rest: Rest, problems: &mut Problems) -> Option<Config> {
@@ -95,6 +100,7 @@ fn assemble(agent: raw::Agent, rest: Rest, problems: &mut Problems) -> Option<Co
         workload_attestors: rest.plugins.workload_attestors,
         cache: cache?,
         sealed_cache: rest.sealed_cache.unwrap_or(true),
+        sandbox: rest.sandbox.unwrap_or(true),
         sync_interval: sync_interval.unwrap_or(DEFAULT_SYNC_INTERVAL),
         log_selectors: agent.log_selectors.clone(),
         log: rest.log,
@@ -102,7 +108,7 @@ fn assemble(agent: raw::Agent, rest: Rest, problems: &mut Problems) -> Option<Co
         prometheus: rest.prometheus,
         delegates,
         admin_socket: sockets::admin(&agent, problems),
-        socket: sockets::workload(agent, rest.aliases, problems),
+        socket: sockets::workload(agent, rest.aliases, rest.shares, problems),
     })
 }
 

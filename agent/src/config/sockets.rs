@@ -5,7 +5,7 @@ use std::path::{Component, Path, PathBuf};
 
 use runtime::config::{Problems, given};
 
-use super::{DEFAULT_SOCKET_PATH, SdsConfig, SocketConfig, raw};
+use super::{DEFAULT_SOCKET_PATH, SdsConfig, Shares, SocketConfig, raw};
 
 /// The admin socket, if there is one.
 pub(super) fn admin(agent: &raw::Agent, problems: &mut Problems) -> Option<PathBuf> {
@@ -29,6 +29,7 @@ pub(super) fn admin(agent: &raw::Agent, problems: &mut Problems) -> Option<PathB
 pub(super) fn workload(
     agent: raw::Agent,
     aliases: Vec<String>,
+    shares: Shares,
     problems: &mut Problems,
 ) -> Option<SocketConfig> {
     let path = path(&agent);
@@ -49,6 +50,7 @@ pub(super) fn workload(
         sds,
         allow_unauthenticated_verifiers: agent.allow_unauthenticated_verifiers == Some(true),
         allowed_foreign_jwt_claims: agent.allowed_foreign_jwt_claims.into_iter().collect(),
+        shares,
     })
 }
 

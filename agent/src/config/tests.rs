@@ -507,3 +507,42 @@ fn what_the_attestor_of_pods_cannot_do_is_refused_by_name() {
         assert!(error.contains(expected), "{expected} is not in:\n{error}");
     }
 }
+
+#[test]
+fn what_is_said_of_shares_holds_and_the_rest_is_the_default() {
+    let ours =
+        "signet { limits { container { streams = 1000 calls_per_second = 0 } } sandbox = false }";
+    let (config, _) = load(&(AGENT.to_owned() + PLUGINS + ours)).unwrap();
+    assert!(!config.sandbox);
+    let usual = Shares::default();
+    let shares = config.socket.unwrap().shares;
+    assert_eq!((shares.process, shares.user), (usual.process, usual.user));
+    assert_eq!(shares.container.streams, 1000);
+    assert_eq!(shares.container.calls.per_second, 0);
+    assert_eq!(shares.container.connections, usual.container.connections);
+    let (config, _) = load(&(AGENT.to_owned() + PLUGINS)).unwrap();
+    assert!(config.sandbox);
+    assert_eq!(config.socket.unwrap().shares, usual);
+}
+
+#[test]
+fn a_share_of_nothing_is_refused_with_its_key() {
+    for (line, key) in [
+        (
+            "process { connections = 0 }",
+            "signet.limits.process.connections",
+        ),
+        ("user { streams = -1 }", "signet.limits.user.streams"),
+        (
+            "container { calls_burst = 0 }",
+            "signet.limits.container.calls_burst",
+        ),
+        (
+            "user { calls_per_second = 1000001 }",
+            "signet.limits.user.calls_per_second",
+        ),
+    ] {
+        let told = refusal(&format!("{AGENT}{PLUGINS}signet {{ limits {{ {line} }} }}"));
+        assert!(told.contains(key), "{told}");
+    }
+}

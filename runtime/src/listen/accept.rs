@@ -2,26 +2,32 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio::time::{Instant, MissedTickBehavior};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 use tonic::service::Routes;
-use tracing::{debug, info, warn};
+use tracing::{debug, error, info};
 
 use super::bind::BoundUnix;
 use super::connection::{Bounds, Ended};
-use super::gate::{Admission, Gate, Holder};
+use super::descriptors::Descriptors;
+use super::gate::{Admission, Gate, Holder, Refused};
 use super::limits::Peers;
 use super::metrics::Open;
+use super::names::{LOOK_EVERY, Lost};
+use super::preface::Filter;
 use super::service::{Activity, Caller, ConnectionService};
 use super::tls::{H2, TlsPeer};
 use super::{Serve, TlsConfigSource};
-use crate::authority::AuthorityFilter;
+use crate::memory::Departures;
+use crate::quota::Quota;
 use crate::report;
 use crate::unix::{Credentials, Peer, PeerError};
 
@@ -32,6 +38,7 @@ const EXHAUSTED: Duration = Duration::from_millis(100);
 pub(super) struct Listener {
     shared: Arc<Shared>,
     connections: TaskTracker,
+    descriptors: Descriptors,
 }
 
 struct Shared {
@@ -39,6 +46,7 @@ struct Shared {
     serve: Serve,
     gate: Arc<Gate>,
     bounds: Bounds,
+    quota: Arc<Quota>,
 }
 
 /// What one connection holds until it ends.
@@ -49,33 +57,69 @@ struct Place {
     _connection: TaskTrackerToken,
 }
 
+/// Why a connection is not taken.
+enum Refusal {
+    Peer(PeerError),
+    Share(Refused),
+}
+
+impl From<PeerError> for Refusal {
+    fn from(error: PeerError) -> Self {
+        Self::Peer(error)
+    }
+}
+
+impl From<Refused> for Refusal {
+    fn from(refused: Refused) -> Self {
+        Self::Share(refused)
+    }
+}
+
 impl Listener {
     pub(super) fn new(routes: Routes, serve: Serve) -> Self {
         let bounds = Bounds {
             limits: serve.limits.clone(),
             shutdown: serve.shutdown.clone(),
             tasks: serve.tasks.clone(),
+            metrics: serve.metrics.clone(),
+            departures: Departures::new(serve.tasks.clone()),
         };
+        let descriptors = Descriptors::new(serve.metrics.name());
         let gate = Gate::new(serve.limits.clone());
         let shared = Shared {
             routes: routes.prepare(),
             serve,
             gate,
             bounds,
+            quota: Arc::default(),
         };
         Self {
             shared: Arc::new(shared),
             connections: TaskTracker::new(),
+            descriptors,
         }
     }
 
-    pub(super) async fn accept_unix(self, listener: UnixListener, bound: BoundUnix) {
+    pub(super) async fn accept_unix(self, mut listener: UnixListener, mut bound: BoundUnix) {
         let name = self.shared.serve.metrics.name();
         info!(listener = name, listener.path = %bound.path().display(), "Listening");
-        while let Some(accepted) = self.next(listener.accept()).await {
-            match accepted {
-                Ok((stream, _)) => self.take_unix(stream),
-                Err(error) => self.accept_failed(&error).await,
+        let mut looks = tokio::time::interval(LOOK_EVERY);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            let next = tokio::select! {
+                biased;
+                () = self.shared.serve.shutdown.requested() => break,
+                // Before the connections: a flood of them must not keep the names unseen.
+                _ = looks.tick() => None,
+                accepted = listener.accept() => Some(accepted),
+            };
+            match next {
+                None => self.look_at_names(&mut listener, &mut bound),
+                Some(Ok((stream, _))) => {
+                    self.have_descriptors(&stream).await;
+                    self.take_unix(stream);
+                }
+                Some(Err(error)) => self.accept_failed(&error).await,
             }
         }
         // First nobody new can connect, then those who did are let go.
@@ -93,7 +137,10 @@ impl Listener {
         );
         while let Some(accepted) = self.next(listener.accept()).await {
             match accepted {
-                Ok((stream, addr)) => self.take_tcp(stream, addr, &config),
+                Ok((stream, addr)) => {
+                    self.have_descriptors(&stream).await;
+                    self.take_tcp(stream, addr, &config);
+                }
                 Err(error) => self.accept_failed(&error).await,
             }
         }
@@ -112,17 +159,69 @@ impl Listener {
 
     async fn accept_failed(&self, error: &io::Error) {
         use nix::errno::Errno;
-        let name = self.shared.serve.metrics.name();
         let exhausted = [Errno::EMFILE, Errno::ENFILE, Errno::ENOBUFS, Errno::ENOMEM];
         if exhausted
             .iter()
             .any(|errno| error.raw_os_error() == Some(*errno as i32))
         {
-            warn!(listener = name, %error, "No resources left to accept a connection");
+            self.descriptors.scarce();
             tokio::time::sleep(EXHAUSTED).await;
         } else {
             // The connection was gone before it was taken: the next one is as good as ever.
+            let name = self.shared.serve.metrics.name();
             debug!(listener = name, %error, "Could not accept a connection");
+        }
+    }
+
+    /// Waits until there are descriptors to spare, or until shutdown. The connection that was accepted
+    /// last is kept meanwhile.
+    async fn have_descriptors(&self, newest: &impl AsFd) {
+        while !self.descriptors.are_enough(newest) {
+            self.descriptors.scarce();
+            tokio::select! {
+                () = self.shared.serve.shutdown.requested() => return,
+                () = tokio::time::sleep(EXHAUSTED) => {}
+            }
+        }
+        self.descriptors.plenty();
+    }
+
+    /// Takes back what somebody took of the socket's names, and listens anew if it was the first.
+    fn look_at_names(&self, listener: &mut UnixListener, bound: &mut BoundUnix) {
+        let lost = bound.restore();
+        if lost.is_empty() {
+            return;
+        }
+        for lost in &lost {
+            self.tell_of(lost);
+        }
+        match bound.listener().and_then(UnixListener::from_std) {
+            Ok(anew) => *listener = anew,
+            Err(error) => {
+                let name = self.shared.serve.metrics.name();
+                error!(listener = name, %error, "Could not listen on a socket that was taken back");
+            }
+        }
+    }
+
+    fn tell_of(&self, lost: &Lost) {
+        let metrics = &self.shared.serve.metrics;
+        let reason = lost.loss.reason();
+        metrics.lost_name(reason);
+        match &lost.restored {
+            Ok(()) => error!(
+                listener = metrics.name(),
+                listener.path = %lost.name.display(),
+                error.reason = reason,
+                "Somebody took a name of the socket, and it was taken back"
+            ),
+            Err(error) => error!(
+                listener = metrics.name(),
+                listener.path = %lost.name.display(),
+                error.reason = error.reason(),
+                error = %report::chain(error),
+                "Somebody took a name of the socket, and it cannot be taken back"
+            ),
         }
     }
 
@@ -135,14 +234,21 @@ impl Listener {
     fn take_unix(&self, stream: UnixStream) {
         let caller = match self.identify(&stream) {
             Ok(caller) => caller,
-            Err(error) => {
+            Err(Refusal::Peer(error)) => {
                 debug!(error = report::chain(&error), "Refused a connection");
                 self.shared.serve.metrics.ended(error.reason());
                 return;
             }
+            Err(Refusal::Share(refused)) => {
+                self.shared.serve.metrics.ended(refused.reason());
+                return;
+            }
         };
         let (credentials, peer) = caller;
-        let Some(place) = self.admit(Holder::of_unix(&credentials)) else {
+        let container = peer
+            .as_ref()
+            .and_then(|peer| self.shared.serve.limits.containers.of(peer));
+        let Some(place) = self.admit(Holder::of_unix(&credentials, container)) else {
             return;
         };
         self.shared
@@ -172,26 +278,27 @@ impl Listener {
             });
     }
 
-    fn identify(&self, stream: &UnixStream) -> Result<(Credentials, Option<Arc<Peer>>), PeerError> {
+    fn identify(&self, stream: &UnixStream) -> Result<(Credentials, Option<Arc<Peer>>), Refusal> {
         let credentials = Credentials::of(stream)?;
+        self.shared.gate.precheck(credentials.pid, Instant::now())?;
         match (Peer::of(stream), self.shared.serve.limits.peers) {
             (Ok(peer), _) => Ok((credentials, Some(Arc::new(peer)))),
             (Err(PeerError::ForeignPidNamespace), Peers::Known) => Ok((credentials, None)),
-            (Err(error), _) => Err(error),
+            (Err(error), _) => Err(error.into()),
         }
     }
 
     fn admit(&self, holders: Vec<Holder>) -> Option<Place> {
         let shared = Arc::clone(&self.shared);
-        match shared.gate.admit(holders) {
+        match shared.gate.admit(holders, Instant::now()) {
             Ok(admission) => Some(Place {
                 admission: Arc::new(admission),
                 _open: shared.serve.metrics.opened(),
                 _connection: self.connections.token(),
                 shared,
             }),
-            Err(full) => {
-                shared.serve.metrics.ended(full.reason());
+            Err(refused) => {
+                shared.serve.metrics.ended(refused.reason());
                 None
             }
         }
@@ -209,7 +316,7 @@ impl Place {
             return ended;
         }
         let service = self.service(Caller::Unix(credentials, peer));
-        let filter = Some(AuthorityFilter::new());
+        let filter = Some(Filter::new(self.shared.serve.limits.idle_frames));
         self.shared.bounds.serve(stream, filter, service).await
     }
 
@@ -262,10 +369,14 @@ impl Place {
             admission: Arc::clone(&self.admission),
             activity: Activity::new(),
             metrics: self.shared.serve.metrics.clone(),
+            quota: Arc::clone(&self.shared.quota),
         }
     }
 
     fn end(&self, ended: Ended) {
+        if ended == Ended::BrokeRules {
+            self.admission.fine(Instant::now());
+        }
         self.shared.serve.metrics.ended(ended.reason());
     }
 }

@@ -22,10 +22,13 @@ const NAMES_TRIED: u32 = 16;
 /// A Unix socket that listens. Its file goes when this is dropped.
 #[derive(Debug)]
 pub struct BoundUnix {
-    listener: UnixListener,
-    path: PathBuf,
+    pub(super) listener: UnixListener,
+    pub(super) path: PathBuf,
     // Device and inode: the path may belong to a successor by the time this is dropped.
-    file: (u64, u64),
+    pub(super) file: (u64, u64),
+    pub(super) mode: u32,
+    // Links in the same folder that lead to the socket.
+    pub(super) aliases: Vec<PathBuf>,
 }
 
 /// A TCP port that listens.
@@ -110,27 +113,32 @@ impl ListenError {
 /// sees a socket that listens and has its mode. A socket that nobody serves is replaced; one that
 /// answers, and anything that is no socket, a symbolic link too, is refused.
 pub fn bind_unix(path: &Path, mode: u32) -> Result<BoundUnix, ListenError> {
-    let name = path
-        .file_name()
-        .ok_or_else(|| ListenError::NoFileName(path.into()))?;
-    let folder = match path.parent() {
-        Some(folder) if folder != Path::new("") => folder,
-        _ => Path::new("."),
-    };
+    if path.file_name().is_none() {
+        return Err(ListenError::NoFileName(path.into()));
+    }
     if path.as_os_str().len() > MAX_PATH_BYTES {
         return Err(ListenError::PathTooLong(path.into()));
     }
-    let failed = |tried| {
-        move |source| ListenError::Unix {
-            tried,
-            path: path.into(),
-            source,
-        }
-    };
-    make_folder(folder, mode).map_err(failed("create the folder"))?;
+    make_folder(folder_of(path), mode).map_err(unix_error(path, "create the folder"))?;
     refuse_what_is_not_ours_to_replace(path)?;
+    let (listener, file) = put(path, mode)?;
+    Ok(BoundUnix {
+        listener,
+        path: path.into(),
+        file,
+        mode,
+        aliases: Vec::new(),
+    })
+}
 
-    let (listener, drawn) = bind_drawn(folder, name.len()).map_err(failed("bind"))?;
+/// Makes a socket that listens, and puts it in place of whatever file has the name; with the file's
+/// device and inode.
+pub(super) fn put(path: &Path, mode: u32) -> Result<(UnixListener, (u64, u64)), ListenError> {
+    let name = path
+        .file_name()
+        .ok_or_else(|| ListenError::NoFileName(path.into()))?;
+    let failed = |tried| unix_error(path, tried);
+    let (listener, drawn) = bind_drawn(folder_of(path), name.len()).map_err(failed("bind"))?;
     let finish = || {
         listener.set_nonblocking(true).map_err(failed("prepare"))?;
         std::fs::set_permissions(&drawn, std::fs::Permissions::from_mode(mode))
@@ -140,16 +148,31 @@ pub fn bind_unix(path: &Path, mode: u32) -> Result<BoundUnix, ListenError> {
         Ok((file.dev(), file.ino()))
     };
     match finish() {
-        Ok(file) => Ok(BoundUnix {
-            listener,
-            path: path.into(),
-            file,
-        }),
+        Ok(file) => Ok((listener, file)),
         Err(error) => {
             // The first error is the one to tell.
             let _ = std::fs::remove_file(&drawn);
             Err(error)
         }
+    }
+}
+
+fn folder_of(path: &Path) -> &Path {
+    match path.parent() {
+        Some(folder) if folder != Path::new("") => folder,
+        _ => Path::new("."),
+    }
+}
+
+pub(super) fn unix_error(
+    path: &Path,
+    tried: &'static str,
+) -> impl FnOnce(io::Error) -> ListenError {
+    let path = path.to_owned();
+    move |source| ListenError::Unix {
+        tried,
+        path,
+        source,
     }
 }
 
@@ -259,13 +282,7 @@ fn bind_drawn(folder: &Path, name_bytes: usize) -> io::Result<(UnixListener, Pat
 }
 
 fn refuse_what_is_not_ours_to_replace(path: &Path) -> Result<(), ListenError> {
-    let failed = |tried| {
-        move |source| ListenError::Unix {
-            tried,
-            path: path.into(),
-            source,
-        }
-    };
+    let failed = |tried| unix_error(path, tried);
     match std::fs::symlink_metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(failed("look at the file")(error)),

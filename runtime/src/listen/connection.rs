@@ -1,5 +1,6 @@
 //! One connection, from its preface to its end.
 
+use std::io;
 use std::pin::{Pin, pin};
 use std::time::Duration;
 
@@ -12,20 +13,29 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::debug;
 
 use super::limits::Limits;
-use super::preface::{self, AfterPreface};
+use super::metrics::SocketMetrics;
+use super::preface::{self, AfterPreface, Filter};
 use super::service::{ConnectionService, Streams};
-use crate::authority::AuthorityFilter;
+use super::writing::{Written, taken_in_time};
+use crate::memory::Departures;
 use crate::report;
 use crate::shutdown::Shutdown;
 use crate::tasks::TaskGroup;
+
+/// The label of what ended because its peer does not read.
+const NOT_READ: &str = "not_read";
 
 /// How a connection ended.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Ended {
     /// By the peer, or after GOAWAY.
     Closed,
-    /// The peer broke the rules of HTTP/2, or its socket failed.
+    /// The socket failed, or no ping was answered.
     Failed,
+    /// The peer broke the rules of HTTP/2, or sent too much that asks for nothing.
+    BrokeRules,
+    /// The peer read nothing of what it was sent.
+    NotRead,
     NotHttp2,
     PrefaceTimeout,
     HandshakeFailed,
@@ -42,6 +52,8 @@ impl Ended {
         match self {
             Self::Closed => "closed",
             Self::Failed => "failed",
+            Self::BrokeRules => "broke_rules",
+            Self::NotRead => NOT_READ,
             Self::NotHttp2 => "not_http2",
             Self::PrefaceTimeout => "preface_timeout",
             Self::HandshakeFailed => "handshake_failed",
@@ -59,6 +71,9 @@ pub(super) struct Bounds {
     pub(super) limits: Limits,
     pub(super) shutdown: Shutdown,
     pub(super) tasks: TaskGroup,
+    pub(super) metrics: SocketMetrics,
+    /// Who left, of streams.
+    pub(super) departures: Departures,
 }
 
 impl Bounds {
@@ -81,16 +96,17 @@ impl Bounds {
     pub(super) async fn serve<T>(
         &self,
         stream: T,
-        filter: Option<AuthorityFilter>,
+        filter: Option<Filter>,
         service: ConnectionService,
     ) -> Ended
     where
         T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let mut streams = service.activity.watch();
-        let executor = StreamExecutor::new(self.tasks.clone());
+        let executor = StreamExecutor::new(self);
         // The streams are dropped with the connection, whether or not they ask h2 for its state.
         let _streams_end = executor.end_with_guard();
+        let stream = Written::new(stream, self.limits.write);
         let io = TokioIo::new(AfterPreface::new(stream, filter));
         let mut connection = pin!(self.http2(executor).serve_connection(io, service));
 
@@ -170,8 +186,24 @@ fn closed(ended: hyper::Result<()>) -> Ended {
         Ok(()) => Ended::Closed,
         Err(error) => {
             debug!(error = report::chain(&error), "Connection failed");
-            Ended::Failed
+            judged(&error)
         }
+    }
+}
+
+/// Whose fault it was.
+fn judged(error: &hyper::Error) -> Ended {
+    let cause = std::error::Error::source(error);
+    let Some(cause) = cause.and_then(|cause| cause.downcast_ref::<h2::Error>()) else {
+        return Ended::Failed;
+    };
+    if cause.is_remote() {
+        return Ended::Failed;
+    }
+    match cause.get_io().map(io::Error::kind) {
+        None | Some(io::ErrorKind::QuotaExceeded) => Ended::BrokeRules,
+        Some(io::ErrorKind::TimedOut) => Ended::NotRead,
+        Some(_) => Ended::Failed,
     }
 }
 
@@ -179,13 +211,19 @@ fn closed(ended: hyper::Result<()>) -> Ended {
 #[derive(Clone)]
 struct StreamExecutor {
     tasks: TaskGroup,
+    metrics: SocketMetrics,
+    departures: Departures,
+    patience: Duration,
     end: CancellationToken,
 }
 
 impl StreamExecutor {
-    fn new(tasks: TaskGroup) -> Self {
+    fn new(bounds: &Bounds) -> Self {
         Self {
-            tasks,
+            tasks: bounds.tasks.clone(),
+            metrics: bounds.metrics.clone(),
+            departures: bounds.departures.clone(),
+            patience: bounds.limits.write,
             end: CancellationToken::new(),
         }
     }
@@ -197,12 +235,21 @@ impl StreamExecutor {
 
 impl<F: Future<Output = ()> + Send + 'static> Executor<F> for StreamExecutor {
     fn execute(&self, stream: F) {
-        let end = self.end.clone();
+        let Self {
+            tasks: _,
+            metrics,
+            departures,
+            patience,
+            end,
+        } = self.clone();
         self.tasks.spawn_contained("stream", async move {
             tokio::select! {
-                () = stream => {}
+                in_time = taken_in_time(stream, patience) => if !in_time {
+                    metrics.refused_stream(NOT_READ);
+                },
                 () = end.cancelled() => {}
             }
+            departures.one_left();
         });
     }
 }

@@ -12,6 +12,7 @@ pub struct ListenMetrics {
     open: Family<Socket, Gauge>,
     ended: Family<Ending, Counter>,
     refused_streams: Family<Ending, Counter>,
+    lost_names: Family<Ending, Counter>,
 }
 
 /// The metrics of one listener.
@@ -50,8 +51,13 @@ impl ListenMetrics {
         );
         registry.register(
             "streams_refused",
-            "Requests refused because their peer has too many, by who is full",
+            "Requests refused because of what their peer has or makes, and streams cut because it does not read",
             metrics.refused_streams.clone(),
+        );
+        registry.register(
+            "names_lost",
+            "Names of a Unix socket that somebody removed or replaced, by which of the two",
+            metrics.lost_names.clone(),
         );
         metrics
     }
@@ -80,13 +86,7 @@ impl SocketMetrics {
 
     /// How many connections ended or were refused for this reason.
     pub fn ended_by(&self, reason: &'static str) -> u64 {
-        self.all
-            .ended
-            .get_or_create(&Ending {
-                socket: self.socket,
-                reason,
-            })
-            .get()
+        self.all.ended.get_or_create(&self.ending(reason)).get()
     }
 
     pub(super) fn opened(&self) -> Open {
@@ -95,23 +95,44 @@ impl SocketMetrics {
     }
 
     pub(super) fn ended(&self, reason: &'static str) {
+        self.all.ended.get_or_create(&self.ending(reason)).inc();
+    }
+
+    /// How many requests were refused, or streams cut, for this reason.
+    pub fn refused_by(&self, reason: &'static str) -> u64 {
         self.all
-            .ended
-            .get_or_create(&Ending {
-                socket: self.socket,
-                reason,
-            })
-            .inc();
+            .refused_streams
+            .get_or_create(&self.ending(reason))
+            .get()
+    }
+
+    /// How many names were lost in this way.
+    pub fn lost_by(&self, reason: &'static str) -> u64 {
+        self.all
+            .lost_names
+            .get_or_create(&self.ending(reason))
+            .get()
     }
 
     pub(super) fn refused_stream(&self, reason: &'static str) {
         self.all
             .refused_streams
-            .get_or_create(&Ending {
-                socket: self.socket,
-                reason,
-            })
+            .get_or_create(&self.ending(reason))
             .inc();
+    }
+
+    pub(super) fn lost_name(&self, reason: &'static str) {
+        self.all
+            .lost_names
+            .get_or_create(&self.ending(reason))
+            .inc();
+    }
+
+    fn ending(&self, reason: &'static str) -> Ending {
+        Ending {
+            socket: self.socket,
+            reason,
+        }
     }
 }
 

@@ -8,7 +8,10 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
+use tokio::time::Instant;
 
+use super::limits::Rate;
+use super::rate::Bucket;
 use crate::authority::AuthorityFilter;
 
 /// RFC 9113, 3.4.
@@ -36,12 +39,47 @@ pub(super) async fn read(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<bo
 #[derive(Debug)]
 pub(super) struct AfterPreface<T> {
     again: &'static [u8],
-    filter: Option<AuthorityFilter>,
+    filter: Option<Filter>,
     stream: T,
 }
 
+/// What looks at each byte that a peer of a Unix socket sends.
+#[derive(Debug)]
+pub(super) struct Filter {
+    authority: AuthorityFilter,
+    rate: Rate,
+    idle_frames: Bucket,
+}
+
+impl Filter {
+    /// A filter that ends the connection at more frames that ask for nothing than this.
+    pub(super) fn new(rate: Rate) -> Self {
+        Self {
+            authority: AuthorityFilter::new(),
+            rate,
+            idle_frames: Bucket::default(),
+        }
+    }
+
+    fn apply(&mut self, fresh: &mut [u8]) -> io::Result<()> {
+        self.authority.apply(fresh);
+        let idle = self.authority.take_idle_frames();
+        if idle > 0 {
+            let now = Instant::now();
+            self.idle_frames.take(idle, self.rate, now);
+            if self.idle_frames.is_in_debt(self.rate, now) {
+                return Err(io::Error::new(
+                    io::ErrorKind::QuotaExceeded,
+                    "too many frames",
+                ));
+            }
+        }
+        Ok(())
+    }
+}
+
 impl<T> AfterPreface<T> {
-    pub(super) fn new(stream: T, filter: Option<AuthorityFilter>) -> Self {
+    pub(super) fn new(stream: T, filter: Option<Filter>) -> Self {
         Self {
             again: PREFACE,
             filter,
@@ -69,7 +107,7 @@ impl<T: AsyncRead + Unpin> AsyncRead for AfterPreface<T> {
                 if let (Some(filter), Poll::Ready(Ok(()))) = (&mut self.filter, &read)
                     && let Some(fresh) = buffer.filled_mut().get_mut(before..)
                 {
-                    filter.apply(fresh);
+                    filter.apply(fresh)?;
                 }
                 read
             }

@@ -8,13 +8,17 @@ use std::task::{Context, Poll};
 use http::{Extensions, Request, Response};
 use hyper::body::{Body as HttpBody, Frame, Incoming, SizeHint};
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tonic::body::Body;
 use tonic::service::Routes;
 use tower_service::Service as _;
+use tracing::warn;
 
-use super::gate::{Admission, StreamPlace};
+use super::gate::{Admission, Refused, StreamPlace};
 use super::metrics::SocketMetrics;
 use super::tls::TlsPeer;
+use super::writing;
+use crate::quota::Quota;
 use crate::unix::{Credentials, Peer};
 
 /// Who is at the other end.
@@ -31,6 +35,8 @@ pub(super) struct ConnectionService {
     pub(super) admission: Arc<Admission>,
     pub(super) activity: Activity,
     pub(super) metrics: SocketMetrics,
+    /// Room in the log for refusals of this listener.
+    pub(super) quota: Arc<Quota>,
 }
 
 /// How many streams a connection has, and whether it ever had one.
@@ -52,6 +58,14 @@ pub(super) struct CountedBody {
 struct OpenStream(watch::Sender<Streams>);
 
 impl Caller {
+    /// The process id and the user id, if it has them.
+    fn process(&self) -> (Option<u32>, Option<u32>) {
+        match self {
+            Self::Unix(credentials, _) => (credentials.pid, Some(credentials.uid)),
+            Self::Tls(_) => (None, None),
+        }
+    }
+
     fn introduce(&self, extensions: &mut Extensions) {
         match self {
             Self::Unix(credentials, peer) => {
@@ -74,11 +88,11 @@ impl hyper::service::Service<Request<Incoming>> for ConnectionService {
 
     fn call(&self, mut request: Request<Incoming>) -> Self::Future {
         let open = self.activity.open();
-        let place = match self.admission.stream() {
+        let place = match self.admission.call(Instant::now()) {
             Ok(place) => place,
-            Err(full) => {
-                self.metrics.refused_stream(full.reason());
-                return Box::pin(std::future::ready(Ok(too_many_streams())));
+            Err(refused) => {
+                self.refused(refused);
+                return Box::pin(std::future::ready(Ok(exhausted(refused))));
             }
         };
         self.caller.introduce(request.extensions_mut());
@@ -86,11 +100,31 @@ impl hyper::service::Service<Request<Incoming>> for ConnectionService {
         let answer = self.routes.clone().call(request);
         Box::pin(async move {
             let stream = Some((place, open));
-            Ok(answer.await?.map(|body| CountedBody {
+            let answer = answer.await?;
+            writing::something_to_send();
+            Ok(answer.map(|body| CountedBody {
                 body,
                 _stream: stream,
             }))
         })
+    }
+}
+
+impl ConnectionService {
+    /// Counts a refusal, and tells the log of a few of them.
+    fn refused(&self, refused: Refused) {
+        self.metrics.refused_stream(refused.reason());
+        if let Some(passed_over) = self.quota.take() {
+            let (pid, uid) = self.caller.process();
+            warn!(
+                listener = self.metrics.name(),
+                peer.pid = pid,
+                peer.uid = uid,
+                error.reason = refused.reason(),
+                passed_over,
+                "Refused a call of a peer that has or makes too many"
+            );
+        }
     }
 }
 
@@ -126,7 +160,12 @@ impl HttpBody for CountedBody {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
-        Pin::new(&mut self.body).poll_frame(cx)
+        writing::room_for_more();
+        let frame = Pin::new(&mut self.body).poll_frame(cx);
+        if frame.is_ready() {
+            writing::something_to_send();
+        }
+        frame
     }
 
     fn is_end_stream(&self) -> bool {
@@ -138,8 +177,8 @@ impl HttpBody for CountedBody {
     }
 }
 
-fn too_many_streams() -> Response<CountedBody> {
-    let status = tonic::Status::resource_exhausted("too many concurrent streams");
+fn exhausted(refused: Refused) -> Response<CountedBody> {
+    let status = tonic::Status::resource_exhausted(refused.message());
     status.into_http::<Body>().map(|body| CountedBody {
         body,
         _stream: None,

@@ -3,6 +3,8 @@
 mod bind;
 mod client;
 mod hostile;
+mod names;
+mod shares;
 mod tls;
 mod unix;
 
@@ -142,6 +144,7 @@ fn patient() -> Limits {
         first_request: LONG,
         idle: LONG,
         leave: LONG,
+        write: LONG,
         drain: LONG,
         ..Limits::workload()
     }

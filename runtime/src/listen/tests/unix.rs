@@ -129,7 +129,7 @@ async fn a_connection_without_streams_ends_and_one_with_streams_stays() {
 #[tokio::test]
 async fn a_process_has_so_many_connections_and_no_more() {
     let served = served_on_unix(Limits {
-        connections_per_process: 2,
+        process: Share::new(2, 256, Rate::UNLIMITED),
         ..patient()
     });
     let first = Client::to(&served).await;
@@ -152,7 +152,7 @@ async fn a_process_has_so_many_connections_and_no_more() {
 #[tokio::test]
 async fn a_process_has_so_many_streams_over_all_its_connections() {
     let mut served = served_on_unix(Limits {
-        streams_per_process: 1,
+        process: Share::new(64, 1, Rate::UNLIMITED),
         ..patient()
     });
     let first = Client::to(&served).await;
