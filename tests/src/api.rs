@@ -1,5 +1,7 @@
-//! The server's API, as a program on the same machine calls it.
+//! What programs serve, as another on the same machine asks for it.
 
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::path::Path;
 
 use hyper_util::rt::TokioIo;
@@ -17,4 +19,17 @@ pub async fn admin_channel(socket: &Path) -> Channel {
         .connect_with_connector(connector)
         .await
         .unwrap()
+}
+
+/// What a local port answers to a GET, its head too.
+pub fn http_get(port: u16, path: &str) -> String {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    write!(
+        stream,
+        "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+    )
+    .unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer
 }

@@ -244,6 +244,28 @@ impl Place {
         Process::start("agent", &mut command)
     }
 
+    /// Starts the agent with its token, and waits until it serves.
+    pub fn serve(self) -> Agent {
+        Agent::start(Make::Signet, self.id, self.folder, Some(&self.token))
+    }
+
+    /// Starts it by another command line, which has the words of its own as `"$@"` of a shell, and waits
+    /// until it serves.
+    pub fn serve_by(self, shell: &str) -> Agent {
+        let own = agent_command(Make::Signet, self.folder.path(), Some(&self.token));
+        let mut command = Command::new("sh");
+        command.args(["-c", shell]).arg(own.get_program());
+        command.arg(own.get_program()).args(own.get_args());
+        let agent = Agent {
+            id: self.id,
+            make: Make::Signet,
+            process: Process::start("agent", &mut command),
+            folder: self.folder,
+        };
+        agent.wait();
+        agent
+    }
+
     /// Starts the agent without a token, and waits until it serves.
     pub fn start_again(self) -> Agent {
         Agent::start(Make::Signet, self.id, self.folder, None)

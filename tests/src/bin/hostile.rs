@@ -6,13 +6,20 @@
 //!
 //! `hostile pass-on ENDPOINT` opens a stream of the Workload API, hands the connection to a child that
 //! reads to its end, and dies.
+//!
+//! `hostile streams|silent|half|drip|mute|flood|unread SOCKET …` is one process that wants more than its share.
 #![expect(
     clippy::unwrap_used,
     clippy::panic,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::disallowed_methods,
     clippy::print_stdout,
     clippy::exit,
     reason = "what goes wrong here is the failure of the test that runs it"
 )]
+
+mod flood;
 
 use std::io::Read;
 use std::os::fd::OwnedFd;
@@ -20,6 +27,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use attestors::workload::Verdict;
 use attestors::workload::unix::{Options, Unix};
@@ -37,10 +45,23 @@ fn main() {
         [_, "connect", socket] => connect_and_leave(Path::new(socket)),
         [_, "pass-on", socket] => in_runtime(pass_on(socket)),
         [_, "read-to-end"] => read_to_end(),
+        [_, "streams", socket, count] => flood::streams(socket, count.parse().unwrap()),
+        [_, "silent", socket, time] => flood::silent(socket, b"", b"", seconds(time)),
+        [_, "half", socket, time] => {
+            flood::silent(socket, &flood::PREFACE[..12], b"", seconds(time))
+        }
+        [_, "drip", socket, time] => flood::silent(socket, b"", flood::PREFACE, seconds(time)),
+        [_, "mute", socket, time] => flood::silent(socket, flood::PREFACE, b"", seconds(time)),
+        [_, "flood", kind, socket, time] => flood::Flood::parse(kind).run(socket, seconds(time)),
+        [_, "unread", socket, time] => flood::unread(socket, seconds(time)),
         // A victim, and a holder of a connection: they wait until their input ends.
         [_, "wait"] => drop(std::io::stdin().read(&mut [0; 1])),
         _ => panic!("unknown words {words:?}"),
     }
+}
+
+fn seconds(text: &str) -> Duration {
+    Duration::from_secs(text.parse().unwrap())
 }
 
 // One thread alone, so that no other task takes the pid that is to be reused.

@@ -1,13 +1,17 @@
 //! Attacks and accidents, against real processes. `make attack` runs them with long rounds.
 #![expect(
     clippy::expect_used,
-    reason = "what goes wrong in a helper is the failure of its test"
+    clippy::print_stdout,
+    reason = "what goes wrong in a helper is the failure of its test, and figures are printed"
 )]
 
 mod agent;
 mod crash;
+mod flood;
+mod hardening;
 mod peer;
 mod sealed;
+mod socket;
 
 /// How many rounds of an attack to run: `normal`, or what SIGNET_ROUNDS asks for.
 #[expect(

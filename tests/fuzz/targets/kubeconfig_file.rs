@@ -1,4 +1,0 @@
-//! See `bodies::kubeconfig_file`.
-#![no_main]
-
-libfuzzer_sys::fuzz_target!(|data: &[u8]| bodies::kubeconfig_file(data));
