@@ -12,7 +12,7 @@ use std::time::{Duration, SystemTime};
 use agent::api::replay as replay_report;
 use agent::sealed::Item;
 use attestors::node::join_token::Token;
-use attestors::node::k8s_psat::{Node, Payload, Pod, Review};
+use attestors::node::k8s_psat::{Node, Payload, Pod, Review, kubeconfig};
 use attestors::workload::cgroup::pattern::Patterns;
 use attestors::workload::cgroup::{ContainerId, Place, PodUid, Viewpoint};
 use attestors::workload::docker::description::{Description, image_digest};
@@ -150,6 +150,11 @@ pub fn k8s_psat(data: &[u8]) {
         );
     }
     let _ = (Pod::from_json(data), Node::from_json(data));
+}
+
+/// What an operator gives a server to reach an API server by.
+pub fn kubeconfig_file(data: &[u8]) {
+    let _ = std::str::from_utf8(data).map(kubeconfig::parse);
 }
 
 /// The walk over a list never finds another pod than the decoder.

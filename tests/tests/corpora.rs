@@ -18,6 +18,7 @@ const TARGETS: &[(&str, Body)] = &[
     ("hcl", bodies::hcl),
     ("attestation_payload", bodies::attestation_payload),
     ("k8s_psat", bodies::k8s_psat),
+    ("kubeconfig_file", bodies::kubeconfig_file),
     ("kubelet_list", bodies::kubelet_list),
     ("kubelet_pod", bodies::kubelet_pod),
     ("container_description", bodies::container_description),

@@ -15,6 +15,7 @@ mod error;
 mod facts;
 #[cfg(any(test, feature = "test-util"))]
 pub mod fake;
+pub mod kubeconfig;
 mod payload;
 mod prover;
 mod selectors;

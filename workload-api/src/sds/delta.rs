@@ -133,8 +133,10 @@ impl Delta {
             wanted.subscribe(name, &mut self.told)?;
         }
         if first {
+            // An empty name is no name here either: it could only be told as removed.
             let kept = (request.has.into_iter())
                 .filter(|(name, _)| wanted.everything || wanted.names.contains(name))
+                .filter(|(name, _)| !name.is_empty())
                 .map(|(name, version)| (name, Told::claimed(&version)));
             self.told.extend(kept);
         }

@@ -1,6 +1,6 @@
 //! A way to the API server of a cluster, as a kubeconfig file or the pod's own account says.
 //!
-//! `kube` reads the files and speaks the API. Credentials and TLS are put together here, because
+//! `kubeconfig` reads the files, and `kube` speaks the API. Credentials and TLS are put together here, because
 //! kube's own bring login programs and providers of clouds, and with them parsers that weigh several
 //! megabytes in a server that has a token or a certificate. What is not built is refused by its key.
 
@@ -18,7 +18,7 @@ use hyper_rustls::{FixedServerNameResolver, HttpsConnector, HttpsConnectorBuilde
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use kube::client::{Body, ConfigExt};
-use kube::config::{AuthInfo, KubeConfigOptions, Kubeconfig};
+use kube::config::{AuthInfo, KubeConfigOptions};
 use kube::{Client, Config};
 use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::pem::PemObject;
@@ -26,6 +26,8 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use secrecy::ExposeSecret;
 use tower::{ServiceBuilder, service_fn};
 use zeroize::Zeroizing;
+
+use super::kubeconfig::{self, KubeconfigError};
 
 /// How to reach an API server, and as whom.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -51,7 +53,7 @@ pub enum ConnectError {
         path: PathBuf,
         /// What is wrong with it.
         #[source]
-        source: Box<kube::config::KubeconfigError>,
+        source: KubeconfigError,
     },
     /// The kubeconfig asks for what is not built.
     #[error(
@@ -124,12 +126,12 @@ async fn read(config: &KubeConfig) -> Result<Config, ConnectError> {
         KubeConfig::File(path) => {
             let failed = |source| ConnectError::File {
                 path: path.clone(),
-                source: Box::new(source),
+                source,
             };
-            let file = Kubeconfig::read_from(path).map_err(failed)?;
+            let file = kubeconfig::read(path).map_err(failed)?;
             Config::from_custom_kubeconfig(file, &KubeConfigOptions::default())
                 .await
-                .map_err(failed)?
+                .map_err(|source| failed(KubeconfigError::Use(Box::new(source))))?
         }
     };
     match unbuilt(&config) {

@@ -109,6 +109,15 @@ fn a_withdrawn_secret_is_told_as_removed_once() {
 }
 
 #[test]
+fn an_empty_name_that_a_proxy_says_it_has_is_no_name() {
+    let claims = Request {
+        has: [(String::new(), "a version".to_owned())].into(),
+        ..Request::default()
+    };
+    assert!(one(machine(&[0]).ask(claims)).removed.is_empty());
+}
+
+#[test]
 fn a_proxy_that_comes_back_is_sent_what_it_has_not() {
     let wanted = ["default", "ROOTCA", "ALL"];
     let first = one(machine(&[0]).ask(subscribes(&wanted)));
