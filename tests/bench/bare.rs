@@ -1,4 +1,4 @@
-//! The limit of a first fetch: stock tonic on a Unix socket, which says one thing to everybody.
+//! The limit of a fetch: stock tonic on a Unix socket, which says one thing to everybody.
 
 use std::fs;
 use std::path::Path;
@@ -17,23 +17,47 @@ use tokio_stream::{Stream, StreamExt as _};
 use tonic::transport::Server;
 use tonic::{Request, Response, Status};
 
-/// Answers every `FetchX509SVID` with the message in the file `message`, and keeps the stream open,
-/// as an agent does; from a process of its own, as an agent is.
-pub(crate) fn serve(socket: &Path, message: &Path) {
-    let message = fs::read(message).unwrap();
-    let message = X509svidResponse::decode(message.as_slice()).unwrap();
+/// What an agent said once, to be said again.
+#[derive(Debug)]
+pub(crate) struct Said {
+    pub(crate) x509: X509svidResponse,
+    pub(crate) jwt: JwtsvidResponse,
+}
+
+const X509: &str = "x509.message";
+const JWT: &str = "jwt.message";
+
+impl Said {
+    pub(crate) fn write(&self, folder: &Path) {
+        fs::write(folder.join(X509), self.x509.encode_to_vec()).unwrap();
+        fs::write(folder.join(JWT), self.jwt.encode_to_vec()).unwrap();
+    }
+
+    fn read(folder: &Path) -> Self {
+        let read = |name| fs::read(folder.join(name)).unwrap();
+        Self {
+            x509: X509svidResponse::decode(read(X509).as_slice()).unwrap(),
+            jwt: JwtsvidResponse::decode(read(JWT).as_slice()).unwrap(),
+        }
+    }
+}
+
+/// Answers every `FetchX509SVID` and `FetchJWTSVID` with the messages in `folder`, and keeps the streams
+/// open, as an agent does; from a process of its own, as an agent is.
+pub(crate) fn serve(socket: &Path, folder: &Path) {
+    let said = Said::read(folder);
     let runtime = tokio::runtime::Runtime::new().unwrap();
     runtime.block_on(async {
         let listener = UnixListener::bind(socket).unwrap();
         Server::builder()
-            .add_service(SpiffeWorkloadApiServer::new(Bare(message)))
+            .add_service(SpiffeWorkloadApiServer::new(Bare(said)))
             .serve_with_incoming(UnixListenerStream::new(listener))
             .await
             .unwrap();
     });
 }
 
-struct Bare(X509svidResponse);
+struct Bare(Said);
 
 type Messages<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 type Answer<T> = Result<Response<T>, Status>;
@@ -50,7 +74,7 @@ impl SpiffeWorkloadApi for Bare {
         &self,
         _: Request<X509svidRequest>,
     ) -> Answer<Self::FetchX509SVIDStream> {
-        let first = tokio_stream::once(Ok(self.0.clone()));
+        let first = tokio_stream::once(Ok(self.0.x509.clone()));
         Ok(Response::new(Box::pin(
             first.chain(tokio_stream::pending()),
         )))
@@ -64,7 +88,7 @@ impl SpiffeWorkloadApi for Bare {
     }
 
     async fn fetch_jwtsvid(&self, _: Request<JwtsvidRequest>) -> Answer<JwtsvidResponse> {
-        nothing()
+        Ok(Response::new(self.0.jwt.clone()))
     }
 
     async fn fetch_jwt_bundles(
@@ -94,5 +118,5 @@ impl SpiffeWorkloadApi for Bare {
 }
 
 fn nothing<T>() -> Answer<T> {
-    Err(Status::unimplemented("one method is measured"))
+    Err(Status::unimplemented("two methods are measured"))
 }

@@ -58,3 +58,38 @@ impl Least {
         self.0 = self.0.min(seen);
     }
 }
+
+/// How long each of many took.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Delays(pub(crate) Vec<Duration>);
+
+impl Delays {
+    pub(crate) fn see(&mut self, time: Duration) {
+        self.0.push(time);
+    }
+
+    pub(crate) fn p50(&self) -> Duration {
+        median(self.0.clone())
+    }
+
+    pub(crate) fn p99(&self) -> Duration {
+        let mut times = self.0.clone();
+        times.sort_unstable();
+        let at = (times.len() * 99).div_ceil(100).saturating_sub(1);
+        times.get(at).copied().unwrap()
+    }
+
+    /// How many there were, and how they lie.
+    pub(crate) fn told(&self, what: &str) -> String {
+        format!(
+            "{} {what}, p50 {:.1} ms, most {:.1} ms",
+            self.0.len(),
+            millis(self.p50()),
+            millis(self.0.iter().max().copied().unwrap_or_default())
+        )
+    }
+}
+
+pub(crate) fn millis(time: Duration) -> f64 {
+    time.as_secs_f64() * 1e3
+}

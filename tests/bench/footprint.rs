@@ -8,21 +8,15 @@ use std::time::Duration;
 use nix::unistd::getuid;
 use tests::domain::Plan;
 use tests::peers;
-use tests::process::Process;
 use tests::programs::{Make, signet};
 use tests::scenarios::wait_for_svid;
 
 use crate::cost::{pause, wall};
+use crate::meter::{Memory, Meter};
 use crate::table::{Goal, Row};
 
 /// Longer than the agent's synchronization interval and the server's check of its authorities.
 const IDLE: Duration = Duration::from_secs(15);
-
-/// Resident memory, in MiB; and that part of it which no file backs.
-pub(crate) struct Memory {
-    pub(crate) resident: f64,
-    pub(crate) anonymous: f64,
-}
 
 pub(crate) fn rows() -> Vec<Row> {
     let mut rows = Vec::new();
@@ -59,30 +53,13 @@ fn idle(make: Make) -> [Memory; 2] {
         .key(r#"log_level = "INFO""#)
         .start();
     pause(IDLE);
-    let server = memory_of(&domain.server);
+    let server = Meter::of(domain.server.pid()).memory();
     let agent = domain.agent_with(make, r#"log_level = "INFO""#);
     let selector = format!("unix:uid:{}", getuid());
     domain.entry(&agent, "/bench", &selector, &[]);
     wait_for_svid(&agent, "/bench");
     pause(IDLE);
-    [server, memory_of(&agent.process)]
-}
-
-fn memory_of(process: &Process) -> Memory {
-    memory_of_pid(process.pid())
-}
-
-pub(crate) fn memory_of_pid(pid: u32) -> Memory {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let mebibytes = |name: &str| {
-        let line = status.lines().find(|line| line.starts_with(name)).unwrap();
-        let kibibytes: f64 = line.split_whitespace().nth(1).unwrap().parse().unwrap();
-        kibibytes / 1024.0
-    };
-    Memory {
-        resident: mebibytes("VmRSS:"),
-        anonymous: mebibytes("RssAnon:"),
-    }
+    [server, Meter::of(agent.process.pid()).memory()]
 }
 
 pub(crate) fn memory(name: &'static str, goal: Goal, memory: &Memory) -> Row {

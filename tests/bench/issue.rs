@@ -28,7 +28,7 @@ use crate::table::{Goal, Row};
 const CALLS: u32 = 10_000;
 
 /// Different requests, so that no branch of the processor learns one by heart.
-const REQUESTS: usize = 256;
+pub(crate) const REQUESTS: usize = 256;
 
 /// About as long as what is signed of a leaf.
 const MESSAGE: [u8; 400] = [7; 400];
@@ -72,6 +72,17 @@ pub(crate) fn rows() -> Vec<Row> {
             from: format!("{jwt:.1} us, {:.0}/s", 1e6 / jwt),
         },
     ]
+}
+
+/// The microseconds of a signature and of a verification.
+pub(crate) fn limits() -> (f64, f64) {
+    let signing = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_ASN1_SIGNING).unwrap();
+    let [mut sign, mut verify] = [Least::new(); 2];
+    for _ in 0..ROUNDS {
+        sign.see(bare_signature(&signing));
+        verify.see(bare_verification(&signing));
+    }
+    (sign.0, verify.0)
 }
 
 async fn authorities() -> Authorities {

@@ -14,7 +14,8 @@ use tests::programs::Make::Spire;
 
 use crate::calls::since_start;
 use crate::cost::pause;
-use crate::footprint::{memory, memory_of_pid};
+use crate::footprint::memory;
+use crate::meter::Meter;
 use crate::node::{AgentProcess, Askers, SPACE, fill};
 use crate::table::{Goal, Row};
 
@@ -230,7 +231,7 @@ impl Long {
                 from: told(times),
             }
         });
-        let kept = memory(self.names[2], Goal::Limit, &memory_of_pid(self.pid));
+        let kept = memory(self.names[2], Goal::Limit, &Meter::of(self.pid).memory());
         times.chain([kept]).collect()
     }
 }

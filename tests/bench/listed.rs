@@ -10,8 +10,8 @@ use tests::domain::Plan;
 use tests::process::eventually;
 use tests::programs::Make;
 
-use crate::footprint::{Memory, memory_of_pid};
 use crate::kubelet::{container, serve, uid};
+use crate::meter::{Memory, Meter};
 
 const CALLS: &str = "200";
 
@@ -44,7 +44,7 @@ pub(crate) fn agent_of(pods: usize) -> Option<Memory> {
     };
     eventually("the agent has the entry", || ask(&["call"]));
     assert!(ask(&["calls", CALLS, "0"]));
-    Some(memory_of_pid(process.pid()))
+    Some(Meter::of(process.pid()).memory())
 }
 
 /// Each call asks for a list of its own.

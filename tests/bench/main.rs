@@ -5,28 +5,39 @@
 //! is bound by the processor counts the time of its processor, best of three. `docs/performance.md` says
 //! how to read the table.
 //!
-//! `bench [--cold] [ROOM..]` runs all rooms, or those named: `issue`, `commit`, `fetch`, `footprint`,
-//! `kubelet`, `kubernetes`, `push`.
+//! `bench [--cold] [ROOM..]` runs all rooms, or those named: `issue`, `commit`, `fetch`, `cold`, `restart`,
+//! `push`, `fleet`, `storm`, `many`, `idle`, `streams`, `footprint`, `kubelet`, `kubernetes`.
 //! `--cold` adds a `cargo check` that finds nothing built.
 #![expect(
     clippy::unwrap_used,
     clippy::print_stdout,
     clippy::print_stderr,
+    clippy::indexing_slicing,
     reason = "a measurement that goes wrong has no result to give"
 )]
 
+mod admin;
 mod bare;
+mod bare_feed;
 mod calls;
+mod cold;
 mod commit;
 mod cost;
 mod fetch;
+mod fleet;
 mod footprint;
+mod idle;
 mod issue;
 mod kubelet;
 mod kubernetes;
 mod listed;
+mod many;
+mod meter;
 mod node;
 mod push;
+mod restart;
+mod simulated;
+mod streams;
 mod table;
 
 use std::path::Path;
@@ -36,14 +47,21 @@ use table::Row;
 
 type Measure = fn() -> Vec<Row>;
 
-const ROOMS: [(&str, Measure); 7] = [
+const ROOMS: [(&str, Measure); 14] = [
     ("issue", issue::rows),
     ("commit", commit::rows),
     ("fetch", fetch::rows),
+    ("cold", cold::rows),
+    ("restart", restart::rows),
+    ("push", push::rows),
+    ("fleet", fleet::rows),
+    ("storm", fleet::storm),
+    ("many", many::rows),
+    ("idle", idle::rows),
+    ("streams", streams::rows),
     ("footprint", footprint::rows),
     ("kubelet", kubelet::rows),
     ("kubernetes", kubernetes::rows),
-    ("push", push::rows),
 ];
 
 fn main() {
@@ -59,29 +77,37 @@ fn main() {
             && rooms
                 .iter()
                 .all(|room| ROOMS.iter().any(|(name, _)| name == room)),
-        "usage: bench [--cold] [issue|commit|fetch|footprint|kubelet|kubernetes|push]..."
+        "usage: bench [--cold] [{}]...",
+        ROOMS.map(|(name, _)| name).join("|")
     );
     if cfg!(debug_assertions) {
         eprintln!("bench: this is a debug build; its numbers say nothing");
     }
-    let mut rows = Vec::new();
+    print!("{}", table::HEAD);
+    let mut failed = Vec::new();
     for (name, measure) in ROOMS {
         if rooms.is_empty() || rooms.contains(&name) {
             eprintln!("bench: {name}");
-            rows.extend(measure());
+            // What went wrong in one room says nothing about the others.
+            match std::panic::catch_unwind(measure) {
+                Ok(rows) => print!("{}", table::print(&rows)),
+                Err(_told_already) => failed.push(name),
+            }
         }
     }
     if !flags.is_empty() {
         eprintln!("bench: cold check");
-        rows.push(footprint::cold_check());
+        print!("{}", table::print(&[footprint::cold_check()]));
     }
-    print!("{}", table::print(&rows));
+    assert!(failed.is_empty(), "not measured: {}", failed.join(", "));
 }
 
 /// The other processes of a measurement are this program too.
 fn plays_a_part(words: &[&str]) -> bool {
     match words {
         ["bare", socket, message] => bare::serve(Path::new(socket), Path::new(message)),
+        ["bare-feed", folder] => bare_feed::serve(Path::new(folder)),
+        ["hold", socket, count] => streams::hold(Path::new(socket), count.parse().unwrap()),
         ["call", socket] => calls::call(Path::new(socket)),
         ["calls", socket, count, pause] => calls::calls(
             Path::new(socket),

@@ -54,10 +54,13 @@ impl Goal {
     }
 }
 
-/// Prints the rows in Markdown.
+/// What stands above the rows, in Markdown.
+pub(crate) const HEAD: &str =
+    "| row | goal | measured | | made of |\n| --- | --- | --- | --- | --- |\n";
+
+/// The rows in Markdown.
 pub(crate) fn print(rows: &[Row]) -> String {
-    let mut text =
-        "| row | goal | measured | | made of |\n| --- | --- | --- | --- | --- |\n".to_owned();
+    let mut text = String::new();
     for row in rows {
         writeln!(
             text,
