@@ -127,28 +127,3 @@ async fn a_flood_of_frames_that_ask_for_nothing_ends_its_connection_and_costs_ca
         assert_eq!(served.metrics.ended_by("process_fined"), 1);
     }
 }
-
-#[tokio::test]
-async fn a_flood_of_frames_that_ask_for_nothing_ends_its_connection_and_costs_calls() {
-    const SETTINGS: &[u8] = &[0, 0, 0, 4, 0, 0, 0, 0, 0];
-    const EMPTY_DATA: &[u8] = &[0, 0, 0, 0, 0, 0, 0, 0, 1];
-    for frame in [&PING[..], SETTINGS, EMPTY_DATA] {
-        let served = served_on_unix(Limits {
-            idle_frames: Rate::new(1, 100),
-            process: Share::new(64, 256, Rate::new(1, 50)),
-            ..patient()
-        });
-        let mut client = Raw::to(&served).await;
-        client.begin().await;
-        client.request_for(1, "Who").await;
-        client.answer(1).await;
-        let _ = tokio::io::AsyncWriteExt::write_all(&mut client.0, &frame.repeat(200)).await;
-        client.until_closed().await;
-        served.until_closed().await;
-        assert_eq!(served.metrics.ended_by("broke_rules"), 1, "{frame:?}");
-        // The fine is more than the process has.
-        let mut again = Raw::to(&served).await;
-        assert_eq!(again.until_closed().await, b"");
-        assert_eq!(served.metrics.ended_by("process_fined"), 1);
-    }
-}
