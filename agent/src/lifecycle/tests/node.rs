@@ -146,7 +146,7 @@ impl Registrar for Server {
         let own = credentials.own();
         let denial = self.script.lock().deny;
         let is_over = own.svid.validity().is_over(self.clock.now());
-        if let Some(denial) = denial.or(is_over.then_some(Denial::Expired)) {
+        if let Some(denial) = denial.or_else(|| is_over.then_some(Denial::Expired)) {
             return Err(UpstreamError::Denied(denial));
         }
         self.script.lock().renewed += 1;

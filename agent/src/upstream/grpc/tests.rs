@@ -87,7 +87,7 @@ impl Hole {
         let tasks = runtime::tasks::TaskGroup::new(trigger.clone());
         let opened = is_open.subscribe();
         let group = tasks.clone();
-        let ended = shutdown.clone();
+        let ended = shutdown;
         tasks.spawn("hole", async move {
             while let Ok((mut near, _)) = listener.accept().await {
                 let (mut opened, ended) = (opened.clone(), ended.clone());
