@@ -231,9 +231,7 @@ impl<G: Gate> Attestor<G> {
 
     /// Fetches what to trust from where an operator said.
     async fn bootstrap(&self, kept: &mut Kept) -> Result<Trust, BootstrapError> {
-        let (attempts, since) = kept
-            .fetches
-            .get_or_insert_with(|| (0, self.clock.now()));
+        let (attempts, since) = kept.fetches.get_or_insert_with(|| (0, self.clock.now()));
         *attempts = attempts.saturating_add(1);
         let occasion = Occasion {
             trust_domain: &self.trust_domain,

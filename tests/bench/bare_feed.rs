@@ -95,7 +95,7 @@ fn name(id: &str) -> SanType {
     reason = "the bare server has nothing of ours, and ends with its process"
 )]
 pub(crate) fn serve(folder: &Path) {
-    runtime::listen::raise_open_file_limit().unwrap();
+    runtime::process::raise_open_file_limit().unwrap();
     let config = Arc::new(config(folder));
     let runtime = tokio::runtime::Runtime::new().unwrap();
     runtime.block_on(async {

@@ -26,7 +26,7 @@ const SETTLED: Duration = Duration::from_secs(5);
 const IDLE: Duration = Duration::from_secs(60);
 
 pub(crate) fn rows() -> Vec<Row> {
-    runtime::listen::raise_open_file_limit().unwrap();
+    runtime::process::raise_open_file_limit().unwrap();
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let ours = runtime.block_on(ours());
     let bare = runtime.block_on(bare());

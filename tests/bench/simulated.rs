@@ -8,7 +8,7 @@ use agent::bootstrap::Trust;
 use agent::credentials::{AgentSvid, Credentials};
 use agent::keys::{WorkloadKey, new_workload_key};
 use agent::upstream::feed::{Feed as _, Followed, Part, Told};
-use agent::upstream::grpc::{self, Attested, Evidence, Server, Target};
+use agent::upstream::grpc::{self, Attested, Evidence, Patience, Server, Target};
 use agent::upstream::{SigningRequest, Upstream as _, UpstreamError};
 use attestors::node::join_token;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
@@ -100,6 +100,8 @@ pub(crate) fn target(port: u16, trust_domain: TrustDomain) -> Target {
         port,
         more: Vec::new(),
         trust_domain,
+        patience: Patience::USUAL,
+        demands_pq: false,
     }
 }
 
