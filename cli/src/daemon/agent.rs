@@ -46,7 +46,7 @@ pub(crate) fn prepare(session: &mut Session, values: &Values) -> Result<(), Fail
 fn tell_of(confinement: Option<&Confinement>) {
     match confinement {
         Some(Confinement::Entered(sandbox)) => {
-            info!(sandbox = sandbox.name(), "Confined the agent")
+            info!(sandbox = sandbox.name(), "Confined the agent");
         }
         Some(Confinement::Left(reason)) => info!(reason, "The agent is not confined"),
         Some(Confinement::Failed(error)) => {

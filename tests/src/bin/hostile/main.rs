@@ -48,7 +48,7 @@ fn main() {
         [_, "streams", socket, count] => flood::streams(socket, count.parse().unwrap()),
         [_, "silent", socket, time] => flood::silent(socket, b"", b"", seconds(time)),
         [_, "half", socket, time] => {
-            flood::silent(socket, &flood::PREFACE[..12], b"", seconds(time))
+            flood::silent(socket, &flood::PREFACE[..12], b"", seconds(time));
         }
         [_, "drip", socket, time] => flood::silent(socket, b"", flood::PREFACE, seconds(time)),
         [_, "mute", socket, time] => flood::silent(socket, flood::PREFACE, b"", seconds(time)),
