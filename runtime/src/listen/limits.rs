@@ -63,6 +63,9 @@ pub struct Limits {
     pub peers: Peers,
 }
 
+/// A list of all entries is one message of some megabytes, which takes a while over a slow line.
+const PATIENT_WRITE: Duration = Duration::from_secs(60);
+
 /// What one peer may have, and how often it may call.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Share {
@@ -142,6 +145,9 @@ impl Limits {
             connections: 1024,
             process: Share::new(256, 1024, Rate::UNLIMITED),
             user: Share::new(1024, 8192, Rate::UNLIMITED),
+            // A long list makes its reader open the window again and again.
+            idle_frames: Rate::UNLIMITED,
+            write: PATIENT_WRITE,
             header_list_bytes: 16 << 10,
             stream_window_bytes: 1 << 20,
             connection_window_bytes: 4 << 20,
@@ -157,6 +163,7 @@ impl Limits {
         Self {
             connections: 20_000,
             ip: Share::new(10_000, 100_000, Rate::UNLIMITED),
+            write: PATIENT_WRITE,
             header_list_bytes: 16 << 10,
             stream_window_bytes: 1 << 20,
             connection_window_bytes: 2 << 20,

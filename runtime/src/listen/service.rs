@@ -100,9 +100,7 @@ impl hyper::service::Service<Request<Incoming>> for ConnectionService {
         let answer = self.routes.clone().call(request);
         Box::pin(async move {
             let stream = Some((place, open));
-            let answer = answer.await?;
-            writing::something_to_send();
-            Ok(answer.map(|body| CountedBody {
+            Ok(answer.await?.map(|body| CountedBody {
                 body,
                 _stream: stream,
             }))

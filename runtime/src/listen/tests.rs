@@ -56,6 +56,7 @@ impl tower_service::Service<Request<Body>> for Probe {
         Box::pin(async move {
             Ok(match request.uri().path() {
                 "/test.Probe/Who" => who(&request),
+                "/test.Probe/Talk" => Response::new(Body::new(Endless)),
                 "/test.Probe/Hang" => Response::new(Body::new(Hanging::new(hanging))),
                 // A handler that does not even begin to answer.
                 "/test.Probe/Think" => {
@@ -121,6 +122,21 @@ impl HttpBody for Hanging {
         _: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<bytes::Bytes>, tonic::Status>>> {
         Poll::Pending
+    }
+}
+
+/// A body that always has more to say.
+struct Endless;
+
+impl HttpBody for Endless {
+    type Data = bytes::Bytes;
+    type Error = tonic::Status;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<bytes::Bytes>, tonic::Status>>> {
+        Poll::Ready(Some(Ok(Frame::data(bytes::Bytes::from_static(&[0; 1024])))))
     }
 }
 

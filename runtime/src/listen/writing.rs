@@ -113,8 +113,8 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Written<T> {
 }
 
 tokio::task_local! {
-    // Whether the stream of this task has an answer, or a part of one, that its peer has not made room
-    // for. hyper asks the body for its next part only when there is room.
+    // Whether the stream of this task has a part of an answer that its peer has made no room for. hyper
+    // holds a part until there is room for some of it, and asks the body for the next one only then.
     static UNSENT: Cell<bool>;
 }
 

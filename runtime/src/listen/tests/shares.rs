@@ -58,8 +58,9 @@ async fn a_stream_without_window_is_reset_while_its_connection_goes_on() {
     client
         .send(&[0, 0, 6, 4, 0, 0, 0, 0, 0, 0, 4, 0, 0, 0, 0])
         .await;
-    client.request_for(1, "Hang").await;
-    while client.answer(1).await.0 != RST_STREAM {}
+    client.request_for(1, "Talk").await;
+    let reset = async { while client.answer(1).await.0 != RST_STREAM {} };
+    tokio::time::timeout(GUARD, reset).await.unwrap();
     assert_eq!(served.metrics.refused_by("not_read"), 1);
     client.request_for(3, "Who").await;
     client.answer(3).await;
