@@ -141,11 +141,13 @@ async fn a_server_that_lost_its_authorities_is_found_again_by_the_bundle_that_is
     let server = "spiffe://example.org/spire/server";
     let fake = Fake::start_with(Arc::clone(&ca), server, port, script);
     fake.called("sync", 2).await;
-    assert_eq!(fake.calls("attest"), 1);
     let trust = agent.handle.credentials.trust();
     assert_eq!(trust.certificates().collect::<Vec<_>>(), [&ca.certificate]);
     agent.stop().await;
+    // A delay this short may be over once more before synchronization knows the server again.
+    let attested = fake.calls("attest");
+    assert!(attested >= 1);
     // And what came of it is kept.
     place.start(lines).await.unwrap().ready().await.stop().await;
-    assert_eq!(fake.calls("attest"), 1);
+    assert_eq!(fake.calls("attest"), attested);
 }
