@@ -193,17 +193,19 @@ fn closed(ended: hyper::Result<()>) -> Ended {
 
 /// Whose fault it was.
 fn judged(error: &hyper::Error) -> Ended {
-    let cause = std::error::Error::source(error);
-    let Some(cause) = cause.and_then(|cause| cause.downcast_ref::<h2::Error>()) else {
+    let Some(cause) = std::error::Error::source(error) else {
         return Ended::Failed;
     };
-    if cause.is_remote() {
-        return Ended::Failed;
+    if let Some(io) = cause.downcast_ref::<io::Error>() {
+        return match io.kind() {
+            io::ErrorKind::QuotaExceeded => Ended::BrokeRules,
+            io::ErrorKind::TimedOut => Ended::NotRead,
+            _ => Ended::Failed,
+        };
     }
-    match cause.get_io().map(io::Error::kind) {
-        None | Some(io::ErrorKind::QuotaExceeded) => Ended::BrokeRules,
-        Some(io::ErrorKind::TimedOut) => Ended::NotRead,
-        Some(_) => Ended::Failed,
+    match cause.downcast_ref::<h2::Error>() {
+        Some(broken) if !broken.is_remote() => Ended::BrokeRules,
+        _ => Ended::Failed,
     }
 }
 

@@ -116,6 +116,8 @@ tokio::task_local! {
     // Whether the stream of this task has a part of an answer that its peer has made no room for. hyper
     // holds a part until there is room for some of it, and asks the body for the next one only then.
     static UNSENT: Cell<bool>;
+    // Whether its peer has made room since that was last looked at.
+    static MOVED: Cell<bool>;
 }
 
 /// Notes that the stream of this task has something to send.
@@ -126,6 +128,7 @@ pub(super) fn something_to_send() {
 /// Notes that the peer has room for what comes next.
 pub(super) fn room_for_more() {
     let _ = UNSENT.try_with(|unsent| unsent.set(false));
+    let _ = MOVED.try_with(|moved| moved.set(true));
 }
 
 /// Runs the task of one stream. False says that its peer did not take what was there for it in time.
@@ -136,13 +139,15 @@ pub(super) async fn taken_in_time(stream: impl Future<Output = ()>, patience: Du
         if stream.as_mut().poll(cx).is_ready() {
             return Poll::Ready(true);
         }
-        if !UNSENT.with(Cell::get) {
+        if MOVED.with(Cell::take) || !UNSENT.with(Cell::get) {
             patience.over();
-        } else if patience.is_at_end(cx) {
+        }
+        if UNSENT.with(Cell::get) && patience.is_at_end(cx) {
             return Poll::Ready(false);
         }
         Poll::Pending
     });
+    let work = MOVED.scope(Cell::new(false), work);
     UNSENT.scope(Cell::new(false), work).await
 }
 

@@ -26,7 +26,10 @@ async fn until_lost(served: &Served, reason: &'static str, count: u64) {
 
 #[tokio::test]
 async fn a_socket_that_was_removed_or_replaced_listens_again_and_open_streams_stay() {
-    let mut served = served_on_unix(patient());
+    let mut served = served_on_unix(Limits {
+        drain: Duration::from_millis(5),
+        ..patient()
+    });
     let before = Client::to(&served).await;
     let _stream = before.call("Hang").await.unwrap();
     served.until_hanging(1).await;
