@@ -1,6 +1,7 @@
 //! Commands that ask a server over its API socket.
 
 mod agents;
+mod authorities;
 mod bundles;
 mod entries;
 mod entry_file;
@@ -31,6 +32,10 @@ pub(crate) async fn run(
         ServerAction::AgentEvict => agents::evict(session, values).await,
         ServerAction::AgentList => agents::list(session, values).await,
         ServerAction::AgentShow => agents::show(session, values).await,
+        ServerAction::AuthorityShow(kind) => authorities::show(kind, session, values).await,
+        ServerAction::AuthorityStep(step, kind) => {
+            authorities::step(step, kind, session, values).await
+        }
         ServerAction::BundleList => bundles::list(session, values).await,
         ServerAction::BundleSet => bundles::set(session, values).await,
         ServerAction::BundleShow => bundles::show(session, values).await,

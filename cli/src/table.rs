@@ -34,6 +34,8 @@ pub(crate) enum ServerAction {
     AgentEvict,
     AgentList,
     AgentShow,
+    AuthorityShow(AuthorityKind),
+    AuthorityStep(AuthorityStep, AuthorityKind),
     Backup,
     BundleList,
     BundleSet,
@@ -48,6 +50,32 @@ pub(crate) enum ServerAction {
     Run,
     TokenGenerate,
     Validate,
+}
+
+/// The kinds of a server's signing authorities.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum AuthorityKind {
+    X509,
+    Jwt,
+}
+
+impl AuthorityKind {
+    /// As people read it.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::X509 => "X.509",
+            Self::Jwt => "JWT",
+        }
+    }
+}
+
+/// What is done to a signing authority.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum AuthorityStep {
+    Prepare,
+    Activate,
+    Taint,
+    Revoke,
 }
 
 /// What a command of the agent's half does.
@@ -80,6 +108,7 @@ pub(crate) fn commands() -> impl Iterator<Item = &'static Command> {
     own.chain(agent::COMMANDS)
         .chain(k8s::COMMANDS)
         .chain(server::COMMANDS)
+        .chain(server::authorities::COMMANDS)
 }
 
 static DEV: Command = Command {

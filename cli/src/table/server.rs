@@ -1,5 +1,7 @@
 //! The commands of the server's half.
 
+pub(super) mod authorities;
+
 use super::{Action, OUTPUT, PLAIN, ServerAction};
 use crate::command::{Command, Manners};
 use crate::flags::{Flag, FlagSet, Kind};

@@ -7,6 +7,8 @@
     reason = "each test file uses a part of this module, and a test may panic"
 )]
 
+pub(crate) mod running;
+
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
