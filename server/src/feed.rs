@@ -13,6 +13,7 @@
 mod effects;
 mod follower;
 mod holding;
+mod metrics;
 mod recent;
 #[cfg(test)]
 mod tests;
@@ -31,6 +32,7 @@ use tokio::sync::Notify;
 
 pub(crate) use self::follower::{Follower, Held, Told};
 pub(crate) use self::holding::Delta;
+pub(crate) use self::metrics::{Extent, Kind, Metrics};
 
 use self::effects::{Effect, between};
 use self::recent::Recent;
@@ -47,6 +49,7 @@ pub(crate) type Lineage = [u8; 16];
 #[derive(Clone, Debug)]
 pub(crate) struct Hub {
     lineage: Lineage,
+    metrics: Metrics,
     /// Held by whoever moves the streams on to a newer snapshot: one at a time, and not under the lock
     /// that streams need.
     moving: Arc<Mutex<()>>,
@@ -132,11 +135,11 @@ struct Begun {
 
 impl Hub {
     /// Follows the index in a task of its own.
-    pub(crate) fn start(index: &Index, tasks: &TaskGroup) -> Self {
+    pub(crate) fn start(index: &Index, metrics: Metrics, tasks: &TaskGroup) -> Self {
         let mut revisions = index.revisions();
         // From here on each newer snapshot is announced.
         revisions.mark_unchanged();
-        let hub = Self::new(index.snapshot());
+        let hub = Self::new(index.snapshot(), metrics);
         let (follower, index) = (hub.clone(), index.clone());
         let shutdown = tasks.shutdown();
         tasks.spawn("feed", async move {
@@ -145,7 +148,7 @@ impl Hub {
         hub
     }
 
-    fn new(snapshot: Arc<Snapshot>) -> Self {
+    fn new(snapshot: Arc<Snapshot>, metrics: Metrics) -> Self {
         let state = State {
             recent: Recent::new(snapshot.revision),
             current: snapshot,
@@ -156,6 +159,7 @@ impl Hub {
         };
         Self {
             lineage: runtime::random::bytes(),
+            metrics,
             moving: Arc::default(),
             state: Arc::new(Mutex::new(state)),
         }
@@ -178,6 +182,10 @@ impl Hub {
 
     pub(crate) fn lineage(&self) -> &Lineage {
         &self.lineage
+    }
+
+    pub(crate) fn metrics(&self) -> &Metrics {
+        &self.metrics
     }
 
     /// Marks whom the way to `snapshot` concerns.
@@ -216,6 +224,7 @@ impl Hub {
         };
         state.streams.insert(agent.clone(), slot);
         state.name(agent);
+        self.metrics.open(state.streams.len());
         Begun {
             ticket: Ticket {
                 hub: self.clone(),
@@ -401,6 +410,7 @@ impl Drop for Ticket {
         let slot = state.streams.get(&self.agent);
         if slot.is_some_and(|slot| slot.number == self.number) {
             state.remove(&self.agent);
+            self.hub.metrics.open(state.streams.len());
         }
     }
 }

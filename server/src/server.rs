@@ -23,7 +23,7 @@ use crate::api::{Gate, JwtSvids, Probe, RpcMetrics, Services, Ttls, admin_routes
 use crate::audit::Audit;
 use crate::authority::{self, Authorities, Visible};
 use crate::config::{Config, KeysConfig, StoreConfig};
-use crate::feed::Hub;
+use crate::feed::{Hub, Metrics as FeedMetrics};
 use crate::housekeeping::{Pruner, watch_health};
 use crate::index::{Index, IndexError};
 use crate::keys::{Keys, KeysError};
@@ -132,6 +132,7 @@ pub async fn start(config: Config, deps: Deps) -> Result<Handle, StartError> {
     let publishing = publishing(&config).await?;
     let keys = open_keys(&config.keys)?;
     let store = open_store(&config)?;
+    deps.metrics.register(|registry| store.register(registry));
     // A group of its own: the index follows the store until the last write is acknowledged, so it ends
     // with the store and not with the listeners.
     let feed = TaskGroup::new(deps.tasks.trigger().clone());
@@ -158,7 +159,11 @@ pub async fn start(config: Config, deps: Deps) -> Result<Handle, StartError> {
         agent_id_as_selector: config.agent_id_as_selector,
         k8s_psat: k8s_psat(&config)?,
         presence: Presence::default(),
-        feed: Hub::start(&index, &deps.tasks),
+        feed: Hub::start(
+            &index,
+            deps.metrics.register(FeedMetrics::register),
+            &deps.tasks,
+        ),
         feed_keepalive: config.feed_keepalive,
         shutdown: deps.tasks.shutdown(),
     });

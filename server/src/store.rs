@@ -11,6 +11,7 @@ mod conformance;
 mod history;
 mod key;
 mod memory;
+mod metrics;
 mod redb;
 
 use std::{
@@ -21,15 +22,20 @@ use std::{
 };
 
 use bytes::Bytes;
+use prometheus_client::registry::Registry;
 
 #[cfg(any(test, feature = "test-util"))]
-pub use self::memory::Faults;
+pub use self::memory::{Blow, Faults};
 pub use self::{
     backup::{Backup, BackupError, Chunks, FormatError, MAX_BACKUP_BYTES, RestoreError},
     history::{Change, Watch, WatchEvent},
     key::{Family, Key},
 };
-use self::{memory::Memory, redb::Redb};
+use self::{
+    memory::Memory,
+    metrics::{Metrics, Operation},
+    redb::Redb,
+};
 
 /// The largest transaction: keys and values together.
 ///
@@ -170,6 +176,7 @@ pub struct Record {
 #[derive(Clone, Debug)]
 pub struct Store {
     engine: Engine,
+    metrics: Metrics,
 }
 
 #[derive(Clone, Debug)]
@@ -183,16 +190,24 @@ impl Store {
     ///
     /// Every page is checked first, and a file that is refused is left as it was. This blocks.
     pub fn open(data_dir: &Path, trust_domain: &str) -> Result<Self, OpenError> {
-        Redb::open(data_dir, trust_domain).map(|redb| Self {
-            engine: Engine::Redb(redb),
-        })
+        Redb::open(data_dir, trust_domain).map(|redb| Self::of(Engine::Redb(redb)))
     }
 
     /// A store that is gone with the process; for tests.
     pub fn memory() -> Self {
+        Self::of(Engine::Memory(Memory::default()))
+    }
+
+    fn of(engine: Engine) -> Self {
         Self {
-            engine: Engine::Memory(Memory::default()),
+            engine,
+            metrics: Metrics::default(),
         }
+    }
+
+    /// Shows how often it is asked.
+    pub fn register(&self, registry: &mut Registry) {
+        self.metrics.register(registry);
     }
 
     /// A store in memory whose failures a test can arrange.
@@ -200,12 +215,7 @@ impl Store {
     pub fn memory_with_faults() -> (Self, Faults) {
         let memory = Memory::default();
         let faults = memory.faults();
-        (
-            Self {
-                engine: Engine::Memory(memory),
-            },
-            faults,
-        )
+        (Self::of(Engine::Memory(memory)), faults)
     }
 
     /// Makes all writes of `txn`, or none.
@@ -213,6 +223,7 @@ impl Store {
     /// It answers when the writes are durable. Dropping the future does not take them back.
     pub async fn commit(&self, txn: Txn) -> Result<Committed, StoreError> {
         txn.check()?;
+        self.metrics.asked(Operation::Commit);
         match &self.engine {
             Engine::Redb(redb) => redb.commit(txn).await,
             Engine::Memory(memory) => memory.commit(txn).await,
@@ -221,6 +232,7 @@ impl Store {
 
     /// Reads every record, in key order, as of one revision.
     pub async fn snapshot(&self) -> Result<(Revision, Vec<Record>), StoreError> {
+        self.metrics.asked(Operation::Snapshot);
         match &self.engine {
             Engine::Redb(redb) => redb.snapshot().await,
             Engine::Memory(memory) => memory.snapshot(),
@@ -229,6 +241,7 @@ impl Store {
 
     /// Reads one record. Request paths ask an index instead.
     pub async fn read(&self, key: &Key) -> Result<Option<Record>, StoreError> {
+        self.metrics.asked(Operation::Read);
         match &self.engine {
             Engine::Redb(redb) => redb.read(key.clone()).await,
             Engine::Memory(memory) => memory.read(key),

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::stream::{self, Stream, StreamExt};
+use prost::Message as _;
 use proto::signet::agent::feed_server::Feed;
 use proto::signet::agent::follow_response::Message as Content;
 use proto::signet::agent::{FollowRequest, FollowResponse, Keepalive, Position, Start};
@@ -20,7 +21,7 @@ use tonic::{Request, Response, Status};
 use super::Services;
 use super::authorize::{denied, still_admitted};
 use super::caller::{Caller, Svid};
-use crate::feed::{Follower, Held, Told};
+use crate::feed::{Extent, Follower, Held, Kind, Told};
 use crate::index::Snapshot;
 use crate::store::Revision;
 
@@ -60,6 +61,13 @@ impl Feed for Service {
             services.clock.now(),
         );
         let start = start(resumed, services.feed_keepalive);
+        let metrics = services.feed.metrics();
+        metrics.begun(if resumed {
+            Extent::Resumed
+        } else {
+            Extent::Full
+        });
+        metrics.sent(Kind::Start, start.encoded_len());
         let first = Outgoing::new(services.feed.lineage(), told);
         let conversation = Conversation {
             // The first keepalives of agents that came together are spread.
@@ -123,6 +131,8 @@ impl Conversation {
                 // A long change is cut short for an agent that may no longer have it.
                 self.check(&self.services.index.snapshot())?;
                 self.spoken();
+                let metrics = self.services.feed.metrics();
+                metrics.sent(Kind::Change, message.encoded_len());
                 return Ok(message);
             }
             self.outgoing = None;
@@ -136,9 +146,12 @@ impl Conversation {
             }
             if self.silent_until <= Instant::now() {
                 self.spoken();
-                return Ok(FollowResponse {
+                let message = FollowResponse {
                     message: Some(Content::Keepalive(Keepalive {})),
-                });
+                };
+                let metrics = self.services.feed.metrics();
+                metrics.sent(Kind::Keepalive, message.encoded_len());
+                return Ok(message);
             }
             self.wait().await;
         }

@@ -121,7 +121,7 @@ impl Server {
         let snapshot = Snapshot::from_records(&own(), Revision::new(1), &[]).unwrap();
         let index = Arc::new(snapshot);
         let mut server = Self {
-            hub: Hub::new(Arc::clone(&index)),
+            hub: Hub::new(Arc::clone(&index), Metrics::default()),
             index,
             now: at(0),
         };
@@ -131,7 +131,7 @@ impl Server {
     }
 
     fn restart(&mut self) {
-        self.hub = Hub::new(Arc::clone(&self.index));
+        self.hub = Hub::new(Arc::clone(&self.index), Metrics::default());
     }
 
     fn commit(&mut self, writes: &[Write]) {

@@ -52,9 +52,7 @@ impl Backup {
     /// Takes one of the store in a `data_dir` whose server does not run.
     pub async fn of_data_dir(data_dir: &Path) -> Result<Self, BackupError> {
         let (redb, trust_domain) = Redb::open_existing(data_dir)?;
-        let store = Store {
-            engine: Engine::Redb(redb),
-        };
+        let store = Store::of(Engine::Redb(redb));
         let backup = Self::of(&store, &trust_domain).await;
         store.close().await?;
         backup
