@@ -127,6 +127,8 @@ impl Authorities {
             jwt: Keeper::restore(store.clone(), keys, visible, &config, now).await?,
         };
         keepers.settle(&config, now).await?;
+        keepers.x509.forget_orphans().await;
+        keepers.jwt.forget_orphans().await;
         let active = keepers.active().ok_or(StartError::NoAuthority)?;
         let stored = bundles::read(&store, &config.trust_domain)
             .await

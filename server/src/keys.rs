@@ -134,6 +134,18 @@ impl Keys {
         Ok(signer)
     }
 
+    /// Forgets the key under `id`, durable when this returns. Tells whether there was one.
+    pub async fn forget(&self, id: &str) -> Result<bool, KeysError> {
+        match &self.custody {
+            Custody::Memory(memory) => Ok(memory.remove(id)),
+            Custody::Disk(disk) => {
+                let (disk, id) = (Arc::clone(disk), id.to_owned());
+                let removed = tokio::task::spawn_blocking(move || disk.remove(&id)).await;
+                removed.map_err(KeysError::Ended)?
+            }
+        }
+    }
+
     /// The key under `id`, ready to sign.
     pub fn signer(&self, id: &str) -> Option<Signer> {
         let key = match &self.custody {
@@ -151,7 +163,7 @@ pub enum KeysError {
     Generate { kind: KeyType },
     #[error("could not use the key just made")]
     Made(#[source] KeyError),
-    #[error("making a key was cut short")]
+    #[error("work on the keys was cut short")]
     Ended(#[source] tokio::task::JoinError),
     #[error(transparent)]
     File(#[from] FileError),

@@ -8,6 +8,7 @@ use std::time::SystemTime;
 
 use bytes::Bytes;
 use identity::bundle::Bundle;
+use runtime::report;
 use tracing::{info, warn};
 
 use super::{
@@ -53,6 +54,8 @@ pub(crate) struct Keeper<A> {
     revisions: [Option<Revision>; 2],
     /// The commit that published the newest authority.
     published: Revision,
+    /// Whether there was a journal at the start.
+    is_found: bool,
 }
 
 impl<A: Authority> Keeper<A> {
@@ -86,6 +89,7 @@ impl<A: Authority> Keeper<A> {
         }
         let [a, b] = held;
         let slots = Slots::restore(a, b);
+        let is_found = revisions.iter().any(Option::is_some);
         Ok(Self {
             store,
             keys,
@@ -93,6 +97,7 @@ impl<A: Authority> Keeper<A> {
             slots,
             revisions,
             published,
+            is_found,
         })
     }
 
@@ -102,6 +107,34 @@ impl<A: Authority> Keeper<A> {
 
     pub(crate) fn visible(&self) -> &Visible {
         &self.visible
+    }
+
+    /// Takes keys out of custody that no authority has: of a preparation that was cut short, or of an
+    /// authority that has ended. Where no journal was found nothing is taken: the keys may be another
+    /// program's, whose folder this was.
+    pub(crate) async fn forget_orphans(&self) {
+        if !self.is_found {
+            return;
+        }
+        for slot in SlotId::ALL {
+            if self.slots.get(slot).is_some() {
+                continue;
+            }
+            match self.keys.forget(&key_id::<A>(slot)).await {
+                Ok(false) => {}
+                Ok(true) => info!(
+                    authority.kind = A::KIND.name(),
+                    authority.slot = slot.name(),
+                    "Forgot a key that no authority has"
+                ),
+                // It is never used either way.
+                Err(cause) => warn!(
+                    error.reason = cause.reason(),
+                    error = %report::chain(&cause),
+                    "Could not forget a key that no authority has"
+                ),
+            }
+        }
     }
 
     /// Performs everything that is due.

@@ -1,5 +1,7 @@
 //! The life of authorities: restarts, rotation, kills, failing stores.
 
+mod kills;
+
 use std::{
     collections::BTreeSet,
     time::{Duration, UNIX_EPOCH},

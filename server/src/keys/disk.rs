@@ -45,6 +45,21 @@ impl Disk {
         let _one_at_a_time = self.writing.lock();
         let mut keys = self.keys.read().clone();
         keys.insert(id.to_owned(), key);
+        self.replace(keys)
+    }
+
+    /// Writes the file anew without the key, if it has it.
+    pub(super) fn remove(&self, id: &str) -> Result<bool, KeysError> {
+        let _one_at_a_time = self.writing.lock();
+        let mut keys = self.keys.read().clone();
+        if keys.remove(id).is_none() {
+            return Ok(false);
+        }
+        self.replace(keys)?;
+        Ok(true)
+    }
+
+    fn replace(&self, keys: BTreeMap<String, Arc<PrivateKey>>) -> Result<(), KeysError> {
         let text = encode_key_file(keys.iter().map(|(id, key)| (id.as_str(), &**key)));
         files::write_private(&self.path, text.as_bytes())?;
         *self.keys.write() = keys;

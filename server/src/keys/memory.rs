@@ -15,6 +15,10 @@ impl Memory {
         self.keys.write().insert(id.to_owned(), key);
     }
 
+    pub(super) fn remove(&self, id: &str) -> bool {
+        self.keys.write().remove(id).is_some()
+    }
+
     pub(super) fn find(&self, id: &str) -> Option<Arc<PrivateKey>> {
         self.keys.read().get(id).cloned()
     }

@@ -56,7 +56,12 @@ impl Memory {
         self.check()?;
         let mut state = self.shared.state.lock();
         #[cfg(any(test, feature = "test-util"))]
-        state.faults.strike()?;
+        if let Some(blow) = state.faults.strike() {
+            if blow == Blow::After {
+                let _unheard = state.apply(txn);
+            }
+            return Err(faults::failed());
+        }
         Ok(state.apply(txn))
     }
 
@@ -143,7 +148,7 @@ impl fmt::Debug for Memory {
 }
 
 #[cfg(any(test, feature = "test-util"))]
-pub use self::faults::Faults;
+pub use self::faults::{Blow, Faults};
 
 #[cfg(any(test, feature = "test-util"))]
 mod faults {
@@ -157,16 +162,47 @@ mod faults {
         pub(super) memory: Memory,
     }
 
+    /// Where a commit is struck.
+    #[derive(Clone, Copy, Debug, Eq, PartialEq)]
+    pub enum Blow {
+        /// It writes nothing.
+        Before,
+        /// It is written, and its caller hears that it failed.
+        After,
+    }
+
     #[derive(Default)]
     pub(super) struct Armed {
         failures: usize,
+        blow: Option<Blow>,
         held: Option<Vec<Change>>,
+    }
+
+    pub(super) fn failed() -> StoreError {
+        let cause = io::Error::new(
+            io::ErrorKind::StorageFull,
+            "injected: no space left on device",
+        );
+        StoreError::Failed {
+            operation: "write to",
+            cause: Arc::new(cause),
+        }
     }
 
     impl Faults {
         /// The next `count` commits fail, and write nothing.
         pub fn fail_next(&self, count: usize) {
-            self.memory.shared.state.lock().faults.failures = count;
+            let mut state = self.memory.shared.state.lock();
+            state.faults.failures = count;
+            state.faults.blow = None;
+        }
+
+        /// The next commit is struck, and all after it write nothing until [`Self::fail_next`] says
+        /// otherwise: as for a process that is about to die.
+        pub fn strike(&self, blow: Blow) {
+            let mut state = self.memory.shared.state.lock();
+            state.faults.failures = usize::MAX;
+            state.faults.blow = Some(blow);
         }
 
         /// Commits go on, and watchers hear nothing of them until `release_feed`.
@@ -195,19 +231,9 @@ mod faults {
     }
 
     impl Armed {
-        pub(super) fn strike(&mut self) -> Result<(), StoreError> {
-            let Some(left) = self.failures.checked_sub(1) else {
-                return Ok(());
-            };
-            self.failures = left;
-            let cause = io::Error::new(
-                io::ErrorKind::StorageFull,
-                "injected: no space left on device",
-            );
-            Err(StoreError::Failed {
-                operation: "write to",
-                cause: Arc::new(cause),
-            })
+        pub(super) fn strike(&mut self) -> Option<Blow> {
+            self.failures = self.failures.checked_sub(1)?;
+            Some(self.blow.take().unwrap_or(Blow::Before))
         }
 
         pub(super) fn hold(&mut self, change: Change) -> Option<Change> {
