@@ -6,10 +6,15 @@ use std::path::Path;
 
 use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
-use tonic::transport::{Channel, Endpoint, Uri};
+use tonic::transport::{Channel, Endpoint, Error, Uri};
 
 /// A channel to a Unix socket.
 pub async fn admin_channel(socket: &Path) -> Channel {
+    try_admin_channel(socket).await.unwrap()
+}
+
+/// The same to a socket that may not be there now.
+pub async fn try_admin_channel(socket: &Path) -> Result<Channel, Error> {
     let socket = socket.to_owned();
     let connector = tower::service_fn(move |_: Uri| {
         let socket = socket.clone();
@@ -18,7 +23,6 @@ pub async fn admin_channel(socket: &Path) -> Channel {
     Endpoint::from_static("http://localhost")
         .connect_with_connector(connector)
         .await
-        .unwrap()
 }
 
 /// What a local port answers to a GET, its head too.

@@ -1,7 +1,9 @@
 //! A trust domain on this machine: a server and its agents as real processes, ours or SPIRE's.
 
+use std::collections::BTreeMap;
 use std::fs::Permissions;
-use std::net::TcpListener;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -22,6 +24,8 @@ pub struct Plan {
     pub discover_workload_path: bool,
     /// Further plugins of the server.
     pub server_plugins: String,
+    /// The port on which the server shows its metrics, if it does.
+    pub metrics_port: Option<u16>,
 }
 
 impl Plan {
@@ -32,7 +36,14 @@ impl Plan {
             server_keys: String::new(),
             discover_workload_path: true,
             server_plugins: String::new(),
+            metrics_port: None,
         }
+    }
+
+    /// Lets the server show its metrics.
+    pub fn metrics(mut self) -> Self {
+        self.metrics_port = Some(free_port());
+        self
     }
 
     /// Lets agents look at the ids of their callers alone, as they do by default.
@@ -135,6 +146,21 @@ impl Domain {
             .arg(self.server_socket())
             .args(flags);
         run(&mut command)
+    }
+
+    /// The server's metrics, by name and labels as they are written. Their server shows them.
+    pub fn metrics(&self) -> BTreeMap<String, f64> {
+        let port = self.plan.metrics_port.expect("the plan shows metrics");
+        let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+        let request = "GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+        stream.write_all(request.as_bytes()).unwrap();
+        let mut text = String::new();
+        stream.read_to_string(&mut text).unwrap();
+        let samples = text.lines().filter(|line| line.starts_with("signet_"));
+        let samples = samples.filter_map(|line| line.rsplit_once(' '));
+        samples
+            .filter_map(|(name, value)| Some((name.to_owned(), value.trim().parse().ok()?)))
+            .collect()
     }
 
     /// Makes a join token.
@@ -420,10 +446,15 @@ fn write_server_config(plan: &Plan, folder: &Path, port: u16) {
         trust_domain,
         server_keys,
         server_plugins,
+        metrics_port,
         ..
     } = plan;
+    let telemetry = metrics_port.map_or_else(String::new, |port| {
+        format!(r#"telemetry {{ Prometheus {{ host = "127.0.0.1" port = {port} }} }}"#)
+    });
     let text = format!(
-        r#"server {{
+        r#"{telemetry}
+server {{
     bind_address = "127.0.0.1"
     bind_port = "{port}"
     socket_path = "{folder_name}/server.sock"

@@ -3,11 +3,14 @@
 
 #![expect(
     clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
     reason = "what goes wrong in a helper is the failure of the test that calls it"
 )]
 
 mod admin_socket;
 mod disk;
 mod place;
+mod push;
 mod start;
 mod state;
