@@ -3,6 +3,8 @@
 //! Each scenario is written against the command lines that both programs share, so that SPIRE's own
 //! pairing shows that the scenario is right.
 
+mod handshakes;
+mod kept;
 mod pods;
 
 use std::path::Path;
@@ -12,6 +14,11 @@ use crate::domain::{Agent, Domain, Plan};
 use crate::process::{eventually, run};
 use crate::programs::Make;
 
+pub use self::handshakes::{no_handshake_fails, no_handshake_fails_through};
+pub use self::kept::{
+    a_denied_agent_serves_nothing_again, serves_nothing,
+    the_agent_serves_the_same_without_its_server, three_identities, wait_for_serials,
+};
 pub use self::pods::a_pod_attests_by_its_service_account_token;
 
 /// A server and an agent of the given makes.

@@ -6,8 +6,10 @@
 )]
 
 mod agent;
+mod authorities;
 mod crash;
 mod flood;
+mod handshakes;
 mod hardening;
 mod peer;
 mod sealed;

@@ -24,6 +24,32 @@ pairings!(
     a_pod_attests_by_its_service_account_token,
 );
 
+/// What SPIRE's agent has not: our agent has it on SPIRE's server too.
+mod our_agent_keeps_its_promises_on_a_spire_server {
+    use tests::programs::Make::{Signet, Spire};
+    use tests::scenarios::{self, Pairing};
+
+    const PAIRING: Pairing = Pairing::new(Spire, Signet);
+
+    #[test]
+    fn it_serves_the_same_without_its_server() {
+        crate::judge(
+            PAIRING,
+            scenarios::the_agent_serves_the_same_without_its_server,
+        );
+    }
+
+    #[test]
+    fn denied_it_serves_nothing_again() {
+        crate::judge(PAIRING, scenarios::a_denied_agent_serves_nothing_again);
+    }
+
+    #[test]
+    fn no_handshake_fails() {
+        crate::judge(PAIRING, scenarios::no_handshake_fails);
+    }
+}
+
 fn judge(pairing: Pairing, scenario: fn(Pairing)) {
     if tests::peers::folder("spire").is_some() {
         scenario(pairing);
