@@ -5,11 +5,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use attestors::workload::docker::{self, Docker, DockerError};
+use attestors::workload::k8s::followers::Changes;
 use attestors::workload::k8s::kubelet::KubeletOptions;
 use attestors::workload::k8s::{self, Interest, K8s, K8sError};
 use attestors::workload::systemd::{self, Systemd, SystemdError};
 use attestors::workload::unix::{self, Unix, UnixError};
-use attestors::workload::{Denial, Verdict};
+use attestors::workload::{Denial, Finding, Verdict};
 use futures_util::future::join_all;
 use identity::selector::{Selector, Selectors};
 use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
@@ -39,6 +40,8 @@ pub struct Caller {
     selectors: Selectors,
     // What each attestor found, in their order. `None` if it failed.
     found: Vec<Option<Selectors>>,
+    // What may change about its pod.
+    changes: Option<Changes>,
 }
 
 impl Caller {
@@ -48,6 +51,15 @@ impl Caller {
 
     pub fn selectors(&self) -> &Selectors {
         &self.selectors
+    }
+
+    /// Waits until something new was said of its pod, so that it is to be attested again; forever, if
+    /// nobody says anything of it.
+    pub async fn suspect(&self) {
+        match &self.changes {
+            Some(changes) => changes.changed().await,
+            None => std::future::pending().await,
+        }
     }
 }
 
@@ -143,14 +155,14 @@ impl WorkloadAttestor {
         &self,
         peer: &Arc<Peer>,
         interest: &dyn Interest,
-    ) -> Result<Verdict, AttestorError> {
+    ) -> Result<Finding, AttestorError> {
         match self {
-            Self::Unix(unix) => Ok(unix.attest(peer).await?),
+            Self::Unix(unix) => Ok(unix.attest(peer).await?.into()),
             Self::K8s(k8s) => Ok(k8s.attest(peer, interest).await?),
-            Self::Docker(docker) => Ok(docker.attest(peer).await?),
-            Self::Systemd(systemd) => Ok(systemd.attest(peer).await?),
+            Self::Docker(docker) => Ok(docker.attest(peer).await?.into()),
+            Self::Systemd(systemd) => Ok(systemd.attest(peer).await?.into()),
             #[cfg(test)]
-            Self::Fake(fake) => fake.attest().await,
+            Self::Fake(fake) => Ok(fake.attest().await?.into()),
         }
     }
 }
@@ -279,11 +291,11 @@ impl Desk {
         Self { attestor, permits }
     }
 
-    async fn verdict(
+    async fn finding(
         &self,
         peer: &Arc<Peer>,
         interest: &dyn Interest,
-    ) -> Result<Verdict, AttestorError> {
+    ) -> Result<Finding, AttestorError> {
         let Ok(Ok(_permit)) = timeout(DEADLINE, self.permits.acquire()).await else {
             return Err(AttestorError::Overloaded);
         };
@@ -313,8 +325,9 @@ impl Attestors {
         interest: &dyn Interest,
         before: Option<&Caller>,
     ) -> Result<Caller, AttestError> {
-        let mut verdicts =
-            join_all(self.all.iter().map(|desk| self.ask(desk, peer, interest))).await;
+        let answers = join_all(self.all.iter().map(|desk| self.ask(desk, peer, interest))).await;
+        let (mut verdicts, changes): (Vec<_>, Vec<_>) = answers.into_iter().map(apart).unzip();
+        let mut changes = changes.into_iter().flatten().next();
         // The answers count only if they are about the process that still holds the connection.
         if !peer.is_alive() {
             return Err(AttestError::PeerChanged);
@@ -322,6 +335,8 @@ impl Attestors {
         // INVARIANT: the handle of a process is made once, so this is the same process.
         if let Some(before) = before.filter(|before| Arc::ptr_eq(&before.peer, peer)) {
             stand(&mut verdicts, &before.found);
+            // Who could not be asked is asked again in time, and not at once because of the same change.
+            changes = changes.or_else(|| before.changes.as_ref().map(Changes::from_now_on));
         }
         let found = verdicts.iter().map(found).collect();
         let selectors = combine(verdicts)?;
@@ -330,6 +345,7 @@ impl Attestors {
             peer: Arc::clone(peer),
             selectors,
             found,
+            changes,
         })
     }
 
@@ -338,7 +354,7 @@ impl Attestors {
         let sights = self.all.iter().map(|desk| async move {
             Sight {
                 attestor: desk.attestor.name().to_string(),
-                seen: Seen::of(&self.ask(desk, peer, interest).await),
+                seen: Seen::of(&apart(self.ask(desk, peer, interest).await).0),
             }
         });
         join_all(sights).await
@@ -377,10 +393,10 @@ impl Attestors {
         desk: &Desk,
         peer: &Arc<Peer>,
         interest: &dyn Interest,
-    ) -> Result<Verdict, AttestorError> {
+    ) -> Result<Finding, AttestorError> {
         let name = desk.attestor.name();
-        let verdict = desk.verdict(peer, interest).await;
-        let outcome = match &verdict {
+        let finding = desk.finding(peer, interest).await;
+        let outcome = match finding.as_ref().map(|finding| &finding.verdict) {
             Ok(Verdict::Attested(_)) => Outcome::Attested,
             Ok(Verdict::Denied(denial)) => {
                 if let Some(passed_over) = self.quota.take() {
@@ -403,12 +419,21 @@ impl Attestors {
                 outcome,
             })
             .inc();
-        verdict
+        finding
     }
 
     fn log(&self, peer: &Peer, selectors: &Selectors) {
         let shown = loggable(selectors, &self.log_selectors);
         debug!(peer.pid = peer.pid(), peer.uid = peer.uid(), selectors = %shown, "Attested caller");
+    }
+}
+
+fn apart(
+    answer: Result<Finding, AttestorError>,
+) -> (Result<Verdict, AttestorError>, Option<Changes>) {
+    match answer {
+        Ok(Finding { verdict, changes }) => (Ok(verdict), changes),
+        Err(error) => (Err(error), None),
     }
 }
 

@@ -15,7 +15,8 @@ use attestors::workload::systemd::Systemd;
 use attestors::workload::unix::Unix;
 use runtime::listen::{self, BoundUnix, ContainerKey, Containers, Limits, ListenError, Share};
 use runtime::report;
-use tracing::warn;
+use runtime::unix::Blindness;
+use tracing::{debug, error, warn};
 use workload_api::options::{SdsOptions, SocketOptions};
 
 use crate::agent::Deps;
@@ -110,8 +111,37 @@ fn containers() -> Containers {
     })
 }
 
+/// Says what this process cannot see of its callers from where it is, before one of them comes.
+fn warn_of_blindness(config: &Config) {
+    let Some(blindness) = Blindness::of_this_process() else {
+        return;
+    };
+    let is_for_containers = |attestor: &WorkloadAttestorConfig| match attestor {
+        WorkloadAttestorConfig::K8s(_) | WorkloadAttestorConfig::Docker(_) => true,
+        WorkloadAttestorConfig::Unix(_) | WorkloadAttestorConfig::Systemd(_) => false,
+    };
+    let reason = blindness.reason();
+    match blindness {
+        Blindness::ForeignProc => error!(
+            error.reason = reason,
+            "No caller can be attested: /proc does not show this process's pid namespace"
+        ),
+        Blindness::OwnPidNamespace if config.workload_attestors.iter().any(is_for_containers) => {
+            warn!(
+                error.reason = reason,
+                "Callers in other pid namespaces are refused: let the agent share its host's (`hostPID`)"
+            );
+        }
+        Blindness::OwnPidNamespace => debug!(
+            error.reason = reason,
+            "Callers in other pid namespaces are refused"
+        ),
+    }
+}
+
 /// The workload attestors that are configured.
 pub fn attestors(config: &Config, volumes: &Arc<Volumes>, deps: &Deps) -> Attestors {
+    warn_of_blindness(config);
     let attestor = |attestor: &WorkloadAttestorConfig| match attestor {
         WorkloadAttestorConfig::Unix(options) => WorkloadAttestor::Unix(Unix::new(*options)),
         WorkloadAttestorConfig::K8s(config) => WorkloadAttestor::K8s(k8s(config, volumes, deps)),

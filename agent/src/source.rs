@@ -63,6 +63,10 @@ impl<U: Upstream> IdentitySource for Source<U> {
         self.attestors.attest(peer, &*self.driver, before).await
     }
 
+    async fn suspect(&self, caller: &Caller) {
+        caller.suspect().await;
+    }
+
     fn subscribe(&self, caller: &Caller) -> Subscription {
         self.driver.subscribe(caller.selectors())
     }
@@ -119,6 +123,9 @@ async fn jwt_grants<U: Upstream>(
 }
 
 #[cfg(test)]
+mod pods;
+
+#[cfg(test)]
 mod tests {
     use std::time::Duration;
 
@@ -135,18 +142,17 @@ mod tests {
     use crate::upstream::{EntrySet, Upstream};
     use attestors::workload::unix::{self, Unix};
 
-    const TTL: Duration = Duration::from_secs(3600);
+    pub(super) const TTL: Duration = Duration::from_secs(3600);
 
-    /// A source over a server that has an entry for this process, and one for another user's.
-    async fn source() -> (Source<FakeServer>, Arc<Peer>) {
+    /// A source over a server that has these entries.
+    pub(super) async fn source_of(
+        attestors: Vec<WorkloadAttestor>,
+        entries: impl IntoIterator<Item = identity::entry::Entry>,
+        ttl: Duration,
+    ) -> Source<FakeServer> {
         let clock = Clock::simulated(epoch());
-        let server = FakeServer::new(clock.clone(), TTL);
-        let (uid, gid) = (
-            nix::unistd::geteuid().as_raw(),
-            nix::unistd::getegid().as_raw(),
-        );
-        let own = entry("own", &[&format!("unix:uid:{uid}")]);
-        server.set_entries([own, entry("other", &[&format!("unix:uid:{}", uid + 1)])]);
+        let server = FakeServer::new(clock.clone(), ttl);
+        server.set_entries(entries);
         let deps = Deps {
             upstream: Arc::clone(&server),
             clock,
@@ -159,11 +165,22 @@ mod tests {
         let driver = Driver::new(Arc::clone(&own), Options::default(), deps);
         let entries = server.sync_entries(&EntrySet::default()).await.unwrap();
         driver.synced((own, std::collections::BTreeMap::new()), entries);
-        let all = vec![WorkloadAttestor::Unix(Unix::new(unix::Options::default()))];
-        let attestors = Attestors::new(all, Vec::new(), attest::Metrics::default());
-        let peer = Arc::new(Peer::for_test(std::process::id(), uid, gid).unwrap());
+        let attestors = Attestors::new(attestors, Vec::new(), attest::Metrics::default());
         let status = watch::Sender::<Status>::default().subscribe();
-        (Source::new(Arc::new(attestors), driver, status), peer)
+        Source::new(Arc::new(attestors), driver, status)
+    }
+
+    /// A source over a server that has an entry for this process, and one for another user's.
+    async fn source() -> (Source<FakeServer>, Arc<Peer>) {
+        let (uid, gid) = (
+            nix::unistd::geteuid().as_raw(),
+            nix::unistd::getegid().as_raw(),
+        );
+        let own = entry("own", &[&format!("unix:uid:{uid}")]);
+        let entries = [own, entry("other", &[&format!("unix:uid:{}", uid + 1)])];
+        let all = vec![WorkloadAttestor::Unix(Unix::new(unix::Options::default()))];
+        let peer = Arc::new(Peer::for_test(std::process::id(), uid, gid).unwrap());
+        (source_of(all, entries, TTL).await, peer)
     }
 
     #[tokio::test]

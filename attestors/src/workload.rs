@@ -18,6 +18,24 @@ pub enum Verdict {
     Denied(Denial),
 }
 
+/// A verdict, and who tells when another one may be due.
+#[derive(Debug)]
+pub struct Finding {
+    /// What was found out.
+    pub verdict: Verdict,
+    /// What is said of the caller's pod, if it is in one.
+    pub changes: Option<k8s::followers::Changes>,
+}
+
+impl From<Verdict> for Finding {
+    fn from(verdict: Verdict) -> Self {
+        Self {
+            verdict,
+            changes: None,
+        }
+    }
+}
+
 /// Why a caller is not attested although everything could be read.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum Denial {
@@ -28,8 +46,8 @@ pub enum Denial {
     /// program, or dropped its privileges, and the socket may be in other hands.
     #[error("the caller has changed its user or group since it connected")]
     CredentialsChanged,
-    /// The process ran another program while it was looked at.
-    #[error("the caller's executable has changed while it was attested")]
+    /// The process ran another program when it connected, or while it was looked at.
+    #[error("the caller's executable has changed since it connected")]
     ExecutableChanged,
     /// The kernel's hierarchies name different pods or containers for one process.
     #[error("the caller's cgroups name more than one pod or container")]

@@ -9,21 +9,26 @@
 //! Below kernel 6.5 the pidfd is made from the pid at accept. A process that connects, dies, and
 //! whose pid is taken before the accept is then not told from its successor.
 
+mod blindness;
 mod pidfd;
 mod proc;
+mod writer;
 
 use std::ffi::OsString;
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io;
 use std::os::fd::BorrowedFd;
+use std::os::unix::fs::MetadataExt;
 use std::time::Duration;
 
 use nix::sys::socket::{getsockopt, sockopt};
 use tokio::net::UnixStream;
 
+pub use self::blindness::Blindness;
 use self::pidfd::{PidFd, PidFdError};
 use self::proc::ProcDir;
 pub use self::proc::start_time_in_stat;
+pub use self::writer::{Breach, SoleWriter, tell_writers};
 
 /// How often a process is looked at where the kernel has no pidfd.
 const POLL_INTERVAL: Duration = Duration::from_millis(500);
@@ -48,7 +53,25 @@ pub struct Peer {
     proc: ProcDir,
     // The start time in clock ticks since boot: with the pid it names a process for one boot.
     start_time: u64,
+    program: Option<Program>,
     pidfd: Option<PidFd>,
+}
+
+/// The file that a process executes, as its file system numbers it.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Program {
+    device: u64,
+    inode: u64,
+}
+
+impl Program {
+    /// What a process executes whose executable is this file.
+    pub fn of(file: &Metadata) -> Self {
+        Self {
+            device: file.dev(),
+            inode: file.ino(),
+        }
+    }
 }
 
 /// Why a connection's process could not be held.
@@ -170,6 +193,8 @@ impl Peer {
             pid,
             uid,
             gid,
+            // Not every agent has the right to know.
+            program: proc.program().ok(),
             proc,
             start_time,
             pidfd,
@@ -200,6 +225,12 @@ impl Peer {
     /// When the process started, in clock ticks since boot. It survives an `exec`.
     pub fn start_time(&self) -> u64 {
         self.start_time
+    }
+
+    /// What the process executed when it was first held, unless that could not be seen. An `exec`
+    /// leaves everything else as it is: pid, start time, pidfd and open sockets.
+    pub fn program(&self) -> Option<Program> {
+        self.program
     }
 
     /// The descriptor of the process, where the kernel has one: who is shown it can look at no other.

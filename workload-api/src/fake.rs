@@ -23,13 +23,18 @@ pub struct FakeSource {
     bundles: Mutex<Arc<Bundles>>,
     grants: Mutex<Vec<JwtGrant>>,
     attestations: AtomicUsize,
+    suspicions: watch::Sender<usize>,
+    slow_attestation: AtomicBool,
     fail_attestation: AtomicBool,
     fail_jwt: AtomicBool,
 }
 
 /// A process that [`FakeSource`] has attested.
 #[derive(Debug)]
-pub struct FakeCaller(());
+pub struct FakeCaller {
+    // How many suspicions there had been when it was attested.
+    suspicions: usize,
+}
 
 impl FakeSource {
     /// A source that has not had its first update: subscribers wait.
@@ -40,6 +45,8 @@ impl FakeSource {
             bundles: Mutex::new(Arc::new(Bundles::new(own, BTreeMap::new()))),
             grants: Mutex::default(),
             attestations: AtomicUsize::new(0),
+            suspicions: watch::Sender::new(0),
+            slow_attestation: AtomicBool::new(false),
             fail_attestation: AtomicBool::new(false),
             fail_jwt: AtomicBool::new(false),
         })
@@ -60,6 +67,16 @@ impl FakeSource {
     /// Sets the JWT-SVIDs that may be fetched.
     pub fn grant(&self, grants: Vec<JwtGrant>) {
         *self.grants.lock() = grants;
+    }
+
+    /// Says that everybody may be somebody else by now.
+    pub fn suspect(&self) {
+        self.suspicions.send_modify(|count| *count += 1);
+    }
+
+    /// Lets attestation take a few turns of the runtime.
+    pub fn slow_attestation(&self, slow: bool) {
+        self.slow_attestation.store(slow, Ordering::SeqCst);
     }
 
     /// Lets attestation fail, or succeed again.
@@ -91,11 +108,25 @@ impl IdentitySource for FakeSource {
         _: &Arc<Peer>,
         _: Option<&FakeCaller>,
     ) -> Result<FakeCaller, AttestError> {
+        let suspicions = *self.suspicions.borrow();
+        if self.slow_attestation.load(Ordering::SeqCst) {
+            for _ in 0..8 {
+                tokio::task::yield_now().await;
+            }
+        }
         self.attestations.fetch_add(1, Ordering::SeqCst);
         if self.fail_attestation.load(Ordering::SeqCst) {
             return Err(AttestError::NoAttestor("told to fail".into()));
         }
-        Ok(FakeCaller(()))
+        Ok(FakeCaller { suspicions })
+    }
+
+    async fn suspect(&self, caller: &FakeCaller) {
+        let mut suspicions = self.suspicions.subscribe();
+        // The sender lives as long as this.
+        let _ = suspicions
+            .wait_for(|count| *count > caller.suspicions)
+            .await;
     }
 
     fn subscribe(&self, _: &FakeCaller) -> Subscription {

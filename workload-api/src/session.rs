@@ -1,6 +1,7 @@
 //! One call of one process: attested first, then let in.
 
 use std::fmt;
+use std::pin::Pin;
 use std::sync::Arc;
 
 use http::Extensions;
@@ -14,7 +15,7 @@ use tracing::{debug, info, warn};
 
 use crate::metrics::{Method, Metrics, Open};
 use crate::options::SocketOptions;
-use crate::source::{IdentitySource, Subscription, Update};
+use crate::source::{AttestError, IdentitySource, Subscription, Update};
 use crate::status::Refusal;
 
 /// What all calls share.
@@ -35,12 +36,17 @@ impl<S> fmt::Debug for Context<S> {
     }
 }
 
+/// An attestation that has begun.
+type Attesting<C> = Pin<Box<dyn Future<Output = Result<C, AttestError>> + Send>>;
+
 /// A call by an attested process.
 pub(crate) struct Session<S: IdentitySource> {
     context: Arc<Context<S>>,
     method: Method,
     peer: Arc<Peer>,
-    caller: S::Caller,
+    caller: Arc<S::Caller>,
+    // It goes on while the waiting is begun anew: a client that never rests must not put it off.
+    attesting: Option<Attesting<S::Caller>>,
     // Not by the wall clock: a step back of it must not put the attestation off.
     attest_again: Instant,
     subscription: Option<Subscription>,
@@ -65,7 +71,8 @@ impl<S: IdentitySource> Session<S> {
             context: Arc::clone(context),
             method,
             peer,
-            caller,
+            caller: Arc::new(caller),
+            attesting: None,
             attest_again: Instant::now() + context.options.reattest_every,
             subscription: None,
             _open: context.metrics.opened(method),
@@ -84,24 +91,38 @@ impl<S: IdentitySource> Session<S> {
     ///
     /// Cancelling it loses nothing.
     pub(crate) async fn next(&mut self) -> Result<Arc<Update>, Refusal> {
-        let context = &self.context;
+        let context = Arc::clone(&self.context);
         loop {
+            if let Some(attesting) = &mut self.attesting {
+                let caller = tokio::select! {
+                    biased;
+                    () = context.shutdown.requested() => return Err(Refusal::ShuttingDown),
+                    caller = attesting => caller,
+                };
+                self.attesting = None;
+                self.caller = Arc::new(caller.map_err(Refusal::Attest)?);
+                self.subscription = None;
+                self.attest_again = Instant::now() + context.options.reattest_every;
+            }
             let subscription = self
                 .subscription
                 .get_or_insert_with(|| context.source.subscribe(&self.caller));
             tokio::select! {
                 biased;
                 () = context.shutdown.requested() => return Err(Refusal::ShuttingDown),
+                // A stream outlives what its caller was: labels change, programs are replaced. So this
+                // comes before what the caller would be told.
+                () = sleep_until(self.attest_again) => self.attesting = Some(self.attest()),
+                () = context.source.suspect(&self.caller) => self.attesting = Some(self.attest()),
                 update = subscription.next() => return update.ok_or(Refusal::ShuttingDown),
-                () = sleep_until(self.attest_again) => {
-                    // A stream outlives what its caller was: labels change, programs are replaced.
-                    let caller = context.source.attest(&self.peer, Some(&self.caller)).await;
-                    self.caller = caller.map_err(Refusal::Attest)?;
-                    self.subscription = None;
-                    self.attest_again = Instant::now() + context.options.reattest_every;
-                }
             }
         }
+    }
+
+    fn attest(&self) -> Attesting<S::Caller> {
+        let context = Arc::clone(&self.context);
+        let (peer, caller) = (Arc::clone(&self.peer), Arc::clone(&self.caller));
+        Box::pin(async move { context.source.attest(&peer, Some(&caller)).await })
     }
 
     /// Notes why the call is refused, and hands the refusal back.

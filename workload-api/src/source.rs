@@ -32,6 +32,13 @@ pub trait IdentitySource: Send + Sync + 'static {
         before: Option<&Self::Caller>,
     ) -> impl Future<Output = Result<Self::Caller, AttestError>> + Send;
 
+    /// Waits until what the caller was attested by may have changed, so that it is to be attested again
+    /// at once and not only in time. Cancelling it loses nothing.
+    fn suspect(&self, caller: &Self::Caller) -> impl Future<Output = ()> + Send {
+        let _ = caller;
+        std::future::pending()
+    }
+
     /// Follows the identities and bundles of a caller.
     ///
     /// The first update comes when every matching entry has its X509-SVID, or at once when no entry

@@ -5,6 +5,7 @@ mod client;
 mod discovery;
 mod header;
 mod jwt;
+mod matrix;
 mod secrets;
 mod time;
 mod wire;

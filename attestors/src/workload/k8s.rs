@@ -5,6 +5,7 @@
 //! certain of its pod, if no entry of this agent could match it better once it is reported; otherwise
 //! it waits for as long as SPIRE's settings say, and no longer than the process lives.
 
+pub mod followers;
 mod judge;
 pub mod kubelet;
 pub mod pod;
@@ -19,12 +20,13 @@ use identity::selector::{Selector, SelectorError, Selectors};
 use runtime::unix::Peer;
 use tokio::time::Instant;
 
+use self::followers::{Changes, Followers};
 use self::judge::{JudgeError, Judgement, Pods, Rules, judge};
 use self::kubelet::{Kubelet, KubeletError, PodLookupError, Snapshot};
 use self::pod::Pod;
 use self::volumes::Volumes;
 use super::cgroup::{self, CgroupError, ContainerId, Place, PodUid, Viewpoint};
-use super::{Denial, Verdict};
+use super::{Denial, Finding, Verdict};
 use crate::node::k8s_psat::{ApiError, ApiServer, FactsError, KubeConfig, Limits, ObjectName};
 
 /// The name of this attestor in configuration, and the kind of its selectors.
@@ -123,28 +125,41 @@ impl K8s {
         &self,
         peer: &Arc<Peer>,
         interest: &dyn Interest,
-    ) -> Result<Verdict, K8sError> {
+    ) -> Result<Finding, K8sError> {
         let place = match self.place(peer).await {
             Ok(place) => place,
             // A read that fails because the process is gone is no failure of ours.
-            Err(_) if !peer.is_alive() => return Ok(Verdict::Denied(Denial::Exited)),
+            Err(_) if !peer.is_alive() => return Ok(Verdict::Denied(Denial::Exited).into()),
             Err(K8sError::Cgroup(CgroupError::Contradiction)) => {
-                return Ok(Verdict::Denied(Denial::CgroupContradiction));
+                return Ok(Verdict::Denied(Denial::CgroupContradiction).into());
             }
             Err(error) => return Err(error),
         };
         let Place::Pod { pod, container } = place else {
-            return Ok(Verdict::Attested(Selectors::default()));
+            return Ok(Verdict::Attested(Selectors::default()).into());
         };
+        // Before the pod is looked up: what changes meanwhile is heard of.
+        let changes = self.changes(pod.as_ref());
         let verdict = tokio::select! {
             biased;
-            () = peer.exited() => return Ok(Verdict::Denied(Denial::Exited)),
+            () = peer.exited() => Verdict::Denied(Denial::Exited),
             verdict = self.find(pod.as_ref(), &container, interest) => verdict?,
         };
         if !peer.is_alive() {
-            return Ok(Verdict::Denied(Denial::Exited));
+            return Ok(Verdict::Denied(Denial::Exited).into());
         }
-        Ok(verdict)
+        Ok(Finding {
+            verdict,
+            changes: Some(changes),
+        })
+    }
+
+    fn changes(&self, pod: Option<&PodUid>) -> Changes {
+        let follow = |followers: &Arc<Followers>| followers.follow(pod);
+        Changes {
+            kubelet: follow(self.kubelet.followers()),
+            driver: follow(self.rules.volumes.followers()),
+        }
     }
 
     /// The kernel makes this text under locks that a busy node holds for long.

@@ -5,8 +5,10 @@
 //! process that connects, hands its socket to a child and then runs a set-user-id program would
 //! otherwise be attested as that program's owner.
 //!
-//! `path` and `sha256` say what the process runs now. A socket outlives an `exec`, so they are weaker
-//! than the ids; a change between the first and the last read is a denial.
+//! `path` and `sha256` say what the process runs now. A socket outlives an `exec`, so it must be the file
+//! that the process ran when its connection was accepted, and a change between the first and the last
+//! read is a denial. They are weaker than the ids all the same: an `exec` before the accept is not seen,
+//! nor one of the same file, and whoever starts a program chooses its arguments and its environment.
 
 use std::sync::Arc;
 
@@ -107,13 +109,16 @@ impl Unix {
         Ok(Verdict::Attested(found.into_iter().collect::<Selectors>()))
     }
 
-    /// `None` if the process ran something else before the last read than at the first.
+    /// `None` if the process ran something else at accept, or before the last read than at the first.
     fn executable(
         &self,
         peer: &Peer,
         between: impl FnOnce(),
     ) -> Result<Option<Vec<Selector>>, UnixError> {
         let before = Executable::of(peer)?;
+        if !before.has_connected(peer) {
+            return Ok(None);
+        }
         let mut found = vec![selector("path", &before.path)?];
         if let Some(limit) = before.limit(self.options.workload_size_limit) {
             let Some(digest) = self.digests.of(&before, limit)? else {

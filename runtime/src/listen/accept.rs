@@ -6,6 +6,7 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_rustls::TlsAcceptor;
@@ -29,7 +30,7 @@ use super::{Serve, TlsConfigSource};
 use crate::memory::Departures;
 use crate::quota::Quota;
 use crate::report;
-use crate::unix::{Credentials, Peer, PeerError};
+use crate::unix::{Credentials, Peer, PeerError, SoleWriter};
 
 /// How long to wait when the process or the machine has no descriptors left.
 const EXHAUSTED: Duration = Duration::from_millis(100);
@@ -308,10 +309,37 @@ impl Listener {
 impl Place {
     async fn unix(
         &self,
-        mut stream: UnixStream,
+        stream: UnixStream,
         credentials: Credentials,
         peer: Option<Arc<Peer>>,
     ) -> Ended {
+        let Some(pid) = peer.as_ref().map(|peer| peer.pid()) else {
+            // Who has no pid here has none as a writer either.
+            return self.unix_stream(stream, credentials, peer).await;
+        };
+        let (stream, breach) = SoleWriter::new(stream, pid);
+        let ended = self.unix_stream(stream, credentials, peer).await;
+        if breach.is_seen() {
+            let name = self.shared.serve.metrics.name();
+            debug!(
+                listener = name,
+                peer.pid = pid,
+                "Another process wrote to a connection"
+            );
+            return Ended::ForeignWriter;
+        }
+        ended
+    }
+
+    async fn unix_stream<T>(
+        &self,
+        mut stream: T,
+        credentials: Credentials,
+        peer: Option<Arc<Peer>>,
+    ) -> Ended
+    where
+        T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
         if let Err(ended) = self.shared.bounds.greet(&mut stream).await {
             return ended;
         }

@@ -11,6 +11,7 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, soc
 
 use crate::config::HostPort;
 use crate::random;
+use crate::unix;
 
 /// `sun_path` has 108 bytes, the last a zero.
 const MAX_PATH_BYTES: usize = 107;
@@ -273,7 +274,11 @@ fn bind_drawn(folder: &Path, name_bytes: usize) -> io::Result<(UnixListener, Pat
         name.truncate(name_bytes.clamp(5, 17));
         let drawn = folder.join(name);
         match UnixListener::bind(&drawn) {
-            Ok(listener) => return Ok((listener, drawn)),
+            Ok(listener) => {
+                // Nobody else knows the name yet.
+                unix::tell_writers(&listener)?;
+                return Ok((listener, drawn));
+            }
             Err(error) if error.kind() == io::ErrorKind::AddrInUse => last = error,
             Err(error) => return Err(error),
         }

@@ -41,6 +41,8 @@ pub(super) enum Ended {
     HandshakeFailed,
     HandshakeTimeout,
     PeerExited,
+    /// Another process than the one that connected wrote to it.
+    ForeignWriter,
     NoRequest,
     Idle,
     /// Streams were left at the drain deadline.
@@ -59,6 +61,7 @@ impl Ended {
             Self::HandshakeFailed => "handshake_failed",
             Self::HandshakeTimeout => "handshake_timeout",
             Self::PeerExited => "peer_exited",
+            Self::ForeignWriter => "foreign_writer",
             Self::NoRequest => "no_request",
             Self::Idle => "idle",
             Self::DrainDeadline => "drain_deadline",

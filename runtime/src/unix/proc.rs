@@ -6,8 +6,10 @@ use std::io::{self, Read};
 use std::os::fd::OwnedFd;
 
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, open, openat, readlinkat};
-use nix::sys::stat::Mode;
+use nix::fcntl::{AtFlags, OFlag, open, openat, readlinkat};
+use nix::sys::stat::{Mode, fstatat};
+
+use super::Program;
 
 /// `/proc/PID/stat` is one line of 52 numbers and a name of at most 64 bytes.
 const MAX_STAT: usize = 4096;
@@ -51,6 +53,15 @@ impl ProcDir {
     pub(super) fn exe(&self) -> io::Result<File> {
         // This link is the kernel's: it leads to the open file itself and not along a path.
         self.open_below("exe", OFlag::empty())
+    }
+
+    /// The file behind `exe`, without opening it.
+    pub(super) fn program(&self) -> io::Result<Program> {
+        let found = fstatat(&self.0, "exe", AtFlags::empty())?;
+        Ok(Program {
+            device: found.st_dev,
+            inode: found.st_ino,
+        })
     }
 
     pub(super) fn start_time(&self) -> io::Result<u64> {

@@ -88,7 +88,10 @@ impl<U: Upstream> Delegate<U> {
 
     /// Waits until it is to be attested again.
     pub(super) async fn is_due(&self) {
-        sleep_until(self.attest_again).await;
+        tokio::select! {
+            () = sleep_until(self.attest_again) => {}
+            () = self.caller.suspect() => {}
+        }
     }
 
     pub(super) async fn attest_again(&mut self) -> Result<(), Status> {
@@ -155,6 +158,14 @@ impl Target {
                 caller.peer().exited().await;
                 not_attested()
             }
+        }
+    }
+
+    /// Waits until something new was said of the process's pod.
+    pub(super) async fn suspect(&self) {
+        match self {
+            Self::Selectors(_) => std::future::pending().await,
+            Self::Process(caller) => caller.suspect().await,
         }
     }
 

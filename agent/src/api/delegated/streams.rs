@@ -55,24 +55,30 @@ impl<U: Upstream> Messages for X509Svids<U> {
     async fn next(&mut self) -> Result<Self::Message, Status> {
         let shared = Arc::clone(self.delegate.shared());
         loop {
+            let is_due = async {
+                tokio::select! {
+                    () = self.delegate.is_due() => {}
+                    () = self.target.suspect() => {}
+                }
+            };
             tokio::select! {
                 biased;
                 () = shared.shutdown.requested() => return Err(shutting_down()),
                 status = self.target.exited() => return Err(status),
-                update = self.subscription.next() => {
-                    let update = update.ok_or_else(shutting_down)?;
-                    // Nothing is sent that is not allowed now, whatever was allowed before.
-                    self.delegate.check()?;
-                    let entries = shared.entries_for(self.target.selectors());
-                    return Ok(encode::x509_svids(&update, &entries));
-                }
-                () = self.delegate.is_due() => {
+                () = is_due => {
                     self.delegate.attest_again().await?;
                     let before = self.target.selectors().clone();
                     self.target.attest_again(&shared).await?;
                     if before != *self.target.selectors() {
                         self.subscription = shared.driver.subscribe(self.target.selectors());
                     }
+                }
+                update = self.subscription.next() => {
+                    let update = update.ok_or_else(shutting_down)?;
+                    // Nothing is sent that is not allowed now, whatever was allowed before.
+                    self.delegate.check()?;
+                    let entries = shared.entries_for(self.target.selectors());
+                    return Ok(encode::x509_svids(&update, &entries));
                 }
             }
         }

@@ -35,6 +35,8 @@ use tokio::sync::watch as told;
 use tokio::time::Instant;
 use tracing::warn;
 
+use super::followers::Followers;
+
 pub use self::error::KubeletError;
 use self::http::Client;
 pub use self::list::PodLookupError;
@@ -58,6 +60,7 @@ pub struct Kubelet(Arc<Shared>);
 #[derive(Debug)]
 struct Shared {
     poll_retry_interval: Duration,
+    followers: Arc<Followers>,
     lists: Option<Lists>,
     watching: Option<Arc<told::Sender<Watching>>>,
     wanted: Arc<Notify>,
@@ -82,6 +85,13 @@ impl Drop for Wait {
 struct Versions {
     last: Arc<AtomicU64>,
     changed: Arc<told::Sender<u64>>,
+}
+
+/// Where a source tells what is new.
+#[derive(Clone, Debug)]
+struct News {
+    versions: Versions,
+    followers: Arc<Followers>,
 }
 
 impl Versions {
@@ -109,11 +119,16 @@ impl Kubelet {
             changed: Arc::new(told::Sender::new(0)),
         };
         let wanted = Arc::new(Notify::new());
+        let followers = Arc::<Followers>::default();
         let lists = options.endpoint.clone().map(|endpoint| {
             warn_of(&endpoint);
             let client = Client::new(endpoint, options, clock.clone(), tasks.clone());
             let pause = options.poll_retry_interval;
-            let (lists, lister) = lists::channel(client, pause, versions.clone(), metrics.clone());
+            let news = News {
+                versions: versions.clone(),
+                followers: Arc::clone(&followers),
+            };
+            let (lists, lister) = lists::channel(client, pause, news, metrics.clone());
             tasks.spawn("kubelet-lists", lister.run(tasks.shutdown()));
             lists
         });
@@ -122,7 +137,10 @@ impl Kubelet {
             let watcher = Watcher {
                 socket,
                 resync_interval: options.resync_interval,
-                versions: versions.clone(),
+                news: News {
+                    versions: versions.clone(),
+                    followers: Arc::clone(&followers),
+                },
                 metrics: metrics.clone(),
                 told: Arc::clone(&told),
                 wanted: Arc::clone(&wanted),
@@ -132,6 +150,7 @@ impl Kubelet {
         });
         Self(Arc::new(Shared {
             poll_retry_interval: options.poll_retry_interval,
+            followers,
             lists,
             watching,
             wanted,
@@ -217,6 +236,11 @@ impl Kubelet {
     #[must_use]
     pub fn changes(&self) -> told::Receiver<u64> {
         self.0.versions.changed.subscribe()
+    }
+
+    /// Those who follow pods. Over HTTP, changes are seen only while somebody asks.
+    pub(super) fn followers(&self) -> &Arc<Followers> {
+        &self.0.followers
     }
 
     /// What the Pods API tells, if it does. The first callers wait a little for its first word.

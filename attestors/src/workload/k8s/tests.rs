@@ -302,7 +302,7 @@ async fn a_process_of_the_host_has_no_selectors_and_asks_no_kubelet() {
     let (fake, k8s) = bench.listed(Answer::Hang, Options::default()).await;
     let peer = Arc::new(Peer::for_test(std::process::id(), 0, 0).unwrap());
     assert_eq!(
-        k8s.attest(&peer, &WAITED_FOR).await.unwrap(),
+        k8s.attest(&peer, &WAITED_FOR).await.unwrap().verdict,
         Verdict::Attested(Selectors::default())
     );
     assert_eq!(fake.requests(), 0);

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use parking_lot::RwLock;
 
 use super::super::cgroup::PodUid;
+use super::followers::Followers;
 use super::pod::Pod;
 
 /// How many volumes are kept. A node has some hundred pods.
@@ -38,6 +39,7 @@ pub struct Volume {
 #[derive(Debug, Default)]
 pub struct Volumes {
     inner: RwLock<Inner>,
+    followers: Arc<Followers>,
 }
 
 #[derive(Debug, Default)]
@@ -113,6 +115,11 @@ impl Volumes {
         self.inner.read().by_id.len()
     }
 
+    /// Those who follow pods. They hear of a volume that goes, and of one that another pod has now.
+    pub(super) fn followers(&self) -> &Arc<Followers> {
+        &self.followers
+    }
+
     /// Whether the kubelet said otherwise of this pod when it asked for a volume. `uid` is what the
     /// pod's cgroup is named after. A pod without a volume contradicts nothing.
     #[must_use]
@@ -123,6 +130,11 @@ impl Volumes {
         let inner = self.inner.read();
         let volumes = inner.by_pod.get(uid);
         volumes.is_some_and(|volumes| volumes.values().any(differs))
+    }
+
+    fn changed(&self, pods: impl IntoIterator<Item = PodUid>) {
+        let pods: Vec<_> = pods.into_iter().collect();
+        self.followers.changed(&pods);
     }
 
     /// Begins a report. What another one had told stays until this one is complete; from now on
@@ -155,13 +167,17 @@ impl Report {
         if let Some(told) = &mut self.told {
             told.insert(volume.id.clone());
         }
-        match inner.by_id.get(&volume.id) {
+        let gone = match inner.by_id.get(&volume.id) {
             Some(known) if **known == volume => return Ok(News::Known),
             Some(_) => inner.remove(&volume.id),
             None if inner.by_id.len() >= MAX_VOLUMES => return Err(ReportError::Full),
-            None => {}
-        }
+            None => None,
+        };
+        let pod = volume.pod.clone();
         inner.insert(volume);
+        drop(inner);
+        // What a driver says of a pod may contradict what was found of its callers.
+        self.volumes.changed(gone.into_iter().chain([pod]));
         Ok(News::New)
     }
 
@@ -169,7 +185,9 @@ impl Report {
     pub fn unpublished(&mut self, id: &str) -> Result<(), ReportError> {
         let mut inner = self.volumes.inner.write();
         inner.check(self.number)?;
-        inner.remove(id);
+        let gone = inner.remove(id);
+        drop(inner);
+        self.volumes.changed(gone);
         Ok(())
     }
 
@@ -177,6 +195,7 @@ impl Report {
     pub fn complete(&mut self) -> Result<(), ReportError> {
         let mut inner = self.volumes.inner.write();
         inner.check(self.number)?;
+        let mut pods = Vec::new();
         if let Some(told) = self.told.take() {
             let gone: Vec<String> = inner
                 .by_id
@@ -184,10 +203,10 @@ impl Report {
                 .filter(|id| !told.contains(*id))
                 .cloned()
                 .collect();
-            for id in gone {
-                inner.remove(&id);
-            }
+            pods.extend(gone.iter().filter_map(|id| inner.remove(id)));
         }
+        drop(inner);
+        self.volumes.changed(pods);
         Ok(())
     }
 }
@@ -210,16 +229,16 @@ impl Inner {
         self.by_id.insert(volume.id.clone(), volume);
     }
 
-    fn remove(&mut self, id: &str) {
-        let Some(volume) = self.by_id.remove(id) else {
-            return;
-        };
+    /// Removes a volume, and says whose it was.
+    fn remove(&mut self, id: &str) -> Option<PodUid> {
+        let volume = self.by_id.remove(id)?;
         if let Some(volumes) = self.by_pod.get_mut(&volume.pod) {
             volumes.remove(id);
             if volumes.is_empty() {
                 self.by_pod.remove(&volume.pod);
             }
         }
+        Some(volume.pod.clone())
     }
 }
 

@@ -7,7 +7,7 @@ use std::os::unix::fs::MetadataExt;
 
 use aws_lc_rs::digest::{Context, SHA256};
 use parking_lot::Mutex;
-use runtime::unix::Peer;
+use runtime::unix::{Peer, Program};
 
 /// So many digests are remembered. A node runs fewer programs.
 const MAX_REMEMBERED: usize = 1024;
@@ -20,6 +20,7 @@ pub struct Executable {
     /// The path as the peer's mount namespace has it.
     pub path: String,
     file: File,
+    program: Program,
     version: Version,
 }
 
@@ -57,6 +58,7 @@ impl Executable {
         Ok(Self {
             path,
             file,
+            program: Program::of(&metadata),
             version: Version::of(&metadata),
         })
     }
@@ -65,6 +67,13 @@ impl Executable {
     #[must_use]
     pub fn is_same(&self, other: &Self) -> bool {
         self.version == other.version && self.path == other.path
+    }
+
+    /// Whether a process ran it already when it was first held: at accept, if it connected. What could
+    /// not be seen then is not it.
+    #[must_use]
+    pub fn has_connected(&self, peer: &Peer) -> bool {
+        peer.program() == Some(self.program)
     }
 
     /// How many bytes may be hashed under SPIRE's `workload_size_limit`; `None` forbids hashing.

@@ -164,7 +164,11 @@ async fn a_process_that_runs_something_else_before_the_last_look_is_denied() {
     };
     let verdict = unix.selectors(&peer, run_something_else).unwrap();
     assert_eq!(verdict, Verdict::Denied(Denial::ExecutableChanged));
-    // From now on it is what it runs.
+    // It does not become what it runs: what it ran when it was first held counts.
+    let verdict = unix.look(&peer).unwrap();
+    assert_eq!(verdict, Verdict::Denied(Denial::ExecutableChanged));
+    // Where nobody asks for the program, its change takes nothing away.
+    let unix = Unix::new(Options::default());
     assert!(matches!(unix.look(&peer).unwrap(), Verdict::Attested(_)));
     shell.kill().unwrap();
     shell.wait().unwrap();

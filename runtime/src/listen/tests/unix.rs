@@ -277,6 +277,73 @@ async fn a_stream_ends_with_its_process_though_another_holds_the_socket() {
     drop(heir);
 }
 
+/// A ping of HTTP/2, which everybody may send and must be answered.
+const PING: [u8; 17] = [0, 0, 8, 6, 0, 0, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8];
+
+#[tokio::test]
+async fn bytes_of_another_process_end_the_connection_of_one_that_lives() {
+    let mut served = served_on_unix(patient());
+    let mut workload = Workload::start(&served.path);
+    served.until_hanging(1).await;
+    // The heir writes to the socket what it reads here.
+    let mut heir = workload.0.stdin.take().unwrap();
+    heir.write_all(&PING).unwrap();
+    heir.flush().unwrap();
+    served.until_hanging(0).await;
+    served.until_closed().await;
+    assert_eq!(served.metrics.ended_by("foreign_writer"), 1);
+}
+
+#[tokio::test]
+async fn a_process_writes_from_any_of_its_threads() {
+    let served = served_on_unix(patient());
+    let mut client = Raw::to(&served).await;
+    client.begin().await;
+    let mut stream = client.0.into_std().unwrap();
+    stream.set_nonblocking(false).unwrap();
+    let written = std::thread::spawn(move || {
+        stream.write_all(&PING).unwrap();
+        // SETTINGS, their acknowledgement, and what answers the ping.
+        let mut all = [0; 256];
+        let mut read = 0;
+        while !all[..read].windows(8).any(|bytes| bytes == &PING[9..]) {
+            read += stream.read(&mut all[read..]).unwrap();
+        }
+        stream
+    });
+    tokio::task::spawn_blocking(move || written.join().unwrap())
+        .await
+        .unwrap();
+    served.until_closed().await;
+    assert_eq!(served.metrics.ended_by("foreign_writer"), 0);
+}
+
+#[tokio::test]
+async fn descriptors_that_are_sent_along_end_the_connection_and_are_not_taken() {
+    use std::os::fd::{AsRawFd, RawFd};
+
+    use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
+    let served = served_on_unix(patient());
+    let mut client = Raw::to(&served).await;
+    client.begin().await;
+    let (ours, theirs) = std::os::unix::net::UnixStream::pair().unwrap();
+    let descriptors: [RawFd; 1] = [theirs.as_raw_fd()];
+    let sent = sendmsg::<()>(
+        client.0.as_raw_fd(),
+        &[std::io::IoSlice::new(&PING)],
+        &[ControlMessage::ScmRights(&descriptors)],
+        MsgFlags::empty(),
+        None,
+    );
+    assert_eq!(sent.unwrap(), PING.len());
+    drop(theirs);
+    client.until_closed().await;
+    served.until_closed().await;
+    assert_eq!(served.metrics.ended_by("foreign_writer"), 1);
+    // Nobody holds the other end any more.
+    assert_eq!((&ours).read(&mut [0]).unwrap(), 0);
+}
+
 #[test]
 #[expect(
     clippy::zombie_processes,

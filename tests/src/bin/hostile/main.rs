@@ -4,8 +4,12 @@
 //! connection to a child and dies; its pid is given to a victim; only then the connection is accepted and
 //! attested. It prints how many rounds told the connection to be the victim's.
 //!
-//! `hostile pass-on ENDPOINT` opens a stream of the Workload API, hands the connection to a child that
-//! reads to its end, and dies.
+//! `hostile exec ROUNDS`: a process connects, and runs a trusted program over itself.
+//!
+//! `hostile pass-on SOCKET` opens a stream of the Workload API, hands the connection to a child that
+//! reads to its end, and dies. `hostile hand-over SOCKET` sends the connection to another process and lives.
+//!
+//! `hostile collide PID SOCKET` and `hostile listen SOCKET` run in a pid namespace of their own.
 //!
 //! `hostile streams|silent|half|drip|mute|flood|unread SOCKET …` is one process that wants more than its share.
 #![expect(
@@ -31,11 +35,11 @@ use std::time::Duration;
 
 use attestors::workload::Verdict;
 use attestors::workload::unix::{Options, Unix};
-use hyper_util::rt::TokioIo;
-use proto::workload::X509svidRequest;
-use proto::workload::spiffe_workload_api_client::SpiffeWorkloadApiClient;
 use runtime::unix::Peer;
-use tonic::transport::{Endpoint, Uri};
+
+mod hand;
+mod namespace;
+mod program;
 
 fn main() {
     let words: Vec<String> = std::env::args().collect();
@@ -43,8 +47,6 @@ fn main() {
     match words.as_slice() {
         [_, "reuse", rounds] => in_runtime(reuse(rounds.parse().unwrap())),
         [_, "connect", socket] => connect_and_leave(Path::new(socket)),
-        [_, "pass-on", socket] => in_runtime(pass_on(socket)),
-        [_, "read-to-end"] => read_to_end(),
         [_, "streams", socket, count] => flood::streams(socket, count.parse().unwrap()),
         [_, "silent", socket, time] => flood::silent(socket, b"", b"", seconds(time)),
         [_, "half", socket, time] => {
@@ -54,6 +56,17 @@ fn main() {
         [_, "mute", socket, time] => flood::silent(socket, flood::PREFACE, b"", seconds(time)),
         [_, "flood", kind, socket, time] => flood::Flood::parse(kind).run(socket, seconds(time)),
         [_, "unread", socket, time] => flood::unread(socket, seconds(time)),
+        [_, "exec", rounds] => in_runtime(program::exec(rounds.parse().unwrap())),
+        [_, "exec-when-told", socket, victim] => {
+            program::exec_when_told(Path::new(socket), Path::new(victim));
+        }
+        [_, "fetch", socket] => in_runtime(hand::fetch(socket)),
+        [_, "pass-on", socket] => in_runtime(hand::pass_on(socket)),
+        [_, "read-to-end"] => hand::read_to_end(),
+        [_, "hand-over", socket] => in_runtime(hand::hand_over(socket)),
+        [_, "take-over"] => hand::take_over(),
+        [_, "collide", pid, socket] => namespace::collide(pid.parse().unwrap(), socket),
+        [_, "listen", socket] => in_runtime(async { namespace::listen(Path::new(socket)) }),
         // A victim, and a holder of a connection: they wait until their input ends.
         [_, "wait"] => drop(std::io::stdin().read(&mut [0; 1])),
         _ => panic!("unknown words {words:?}"),
@@ -147,8 +160,11 @@ fn round(
 fn attest(stream: UnixStream, attestor: &Unix) -> Option<PathBuf> {
     stream.set_nonblocking(true).unwrap();
     let stream = tokio::net::UnixStream::from_std(stream).unwrap();
-    let peer = Peer::of(&stream).ok()?;
-    match attestor.look(&peer) {
+    program_of(attestor, &Peer::of(&stream).ok()?)
+}
+
+fn program_of(attestor: &Unix, peer: &Peer) -> Option<PathBuf> {
+    match attestor.look(peer) {
         Ok(Verdict::Attested(selectors)) => {
             let path = selectors
                 .iter()
@@ -174,49 +190,4 @@ fn connect_and_leave(socket: &Path) {
         .process_group(0)
         .spawn()
         .unwrap();
-}
-
-async fn pass_on(socket: &str) {
-    let path = socket.to_owned();
-    let (keep, kept) = std::sync::mpsc::sync_channel(1);
-    let connector = tower::service_fn(move |_: Uri| {
-        let (path, keep) = (path.clone(), keep.clone());
-        async move {
-            let stream = tokio::net::UnixStream::connect(path).await?;
-            let stream = stream.into_std()?;
-            keep.try_send(stream.try_clone()?).unwrap();
-            tokio::net::UnixStream::from_std(stream).map(TokioIo::new)
-        }
-    });
-    let channel = Endpoint::from_static("http://localhost")
-        .connect_with_connector(connector)
-        .await
-        .unwrap();
-    let mut request = tonic::Request::new(X509svidRequest {});
-    request
-        .metadata_mut()
-        .insert("workload.spiffe.io", "true".parse().unwrap());
-    let mut stream = SpiffeWorkloadApiClient::new(channel)
-        .fetch_x509svid(request)
-        .await
-        .unwrap()
-        .into_inner();
-    let first = stream.message().await.unwrap().unwrap();
-    println!("stream of {}", first.svids.first().unwrap().spiffe_id);
-    let connection = kept.recv().unwrap();
-    connection.set_nonblocking(false).unwrap();
-    let child = Command::new("/proc/self/exe")
-        .arg("read-to-end")
-        .stdin(Stdio::from(OwnedFd::from(connection)))
-        .spawn()
-        .unwrap();
-    println!("passed on to {}", child.id());
-    // Without a word to the agent: a destructor would end the stream politely.
-    std::process::exit(0);
-}
-
-fn read_to_end() {
-    let mut rest = Vec::new();
-    let ended = std::io::stdin().read_to_end(&mut rest).is_ok();
-    println!("the stream ended: {ended}");
 }

@@ -182,6 +182,15 @@ impl PodList {
         self.bytes == other.bytes
     }
 
+    /// What the list says of a pod, to be compared with what another one says; `None` if that is nothing,
+    /// or two things.
+    pub(super) fn text(&self, uid: &PodUid) -> Option<&[u8]> {
+        match self.by_uid.get(uid.as_str()) {
+            Some(Place::At(index)) => self.bytes.get(self.pods.get(*index)?.clone()),
+            Some(Place::Twice) | None => None,
+        }
+    }
+
     /// The memory of the list, for another one; `None` if somebody else reads it.
     pub(super) fn into_memory(self) -> Option<Vec<u8>> {
         // Of what is shared this would make a copy.

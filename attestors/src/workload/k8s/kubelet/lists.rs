@@ -16,7 +16,7 @@ use tracing::{debug, info, warn};
 use super::http::Client;
 use super::metrics::{KubeletMetrics, Source};
 use super::snapshot::{Pods, Snapshot, Taken};
-use super::{KubeletError, Versions};
+use super::{KubeletError, News};
 
 /// The shortest pause between the beginnings of two requests.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(50);
@@ -54,7 +54,7 @@ struct Round {
 #[derive(Debug)]
 pub(super) struct Lister {
     pub(super) client: Client,
-    pub(super) versions: Versions,
+    pub(super) news: News,
     pub(super) metrics: KubeletMetrics,
     demand: watch::Receiver<Demand>,
     rounds: watch::Sender<Round>,
@@ -79,14 +79,14 @@ struct Pace {
 pub(super) fn channel(
     client: Client,
     longest_pause: Duration,
-    versions: Versions,
+    news: News,
     metrics: KubeletMetrics,
 ) -> (Lists, Lister) {
     let (demand, wanted) = watch::channel(Demand::default());
     let (told, rounds) = watch::channel(Round::default());
     let lister = Lister {
         client,
-        versions,
+        news,
         metrics,
         demand: wanted,
         rounds: told,
@@ -142,7 +142,7 @@ impl Lister {
             }
             let outcome = self.client.list().await.map(|list| {
                 Arc::new(Snapshot {
-                    version: self.versions.next(),
+                    version: self.news.versions.next(),
                     pods: Pods::Listed(Arc::new(list)),
                     taken: Taken::At(started),
                 })
@@ -153,7 +153,7 @@ impl Lister {
                 .as_ref()
                 .ok()
                 .filter(|now| !is_same(before.as_deref(), now));
-            let changed = changed.map(|snapshot| snapshot.version);
+            let changed = changed.map(Arc::clone);
             self.rounds.send_modify(|round| {
                 round.number = number;
                 if let Ok(snapshot) = &outcome {
@@ -161,8 +161,15 @@ impl Lister {
                 }
                 round.outcome = Some(outcome);
             });
-            if let Some(version) = changed {
-                self.versions.changed(version);
+            if let Some(now) = changed {
+                self.news.versions.changed(now.version);
+                let lists = before
+                    .as_deref()
+                    .and_then(Snapshot::listed)
+                    .zip(now.listed());
+                if let Some((before, now)) = lists {
+                    (self.news.followers).changed_if(|pod| before.text(pod) != now.text(pod));
+                }
             }
             self.replaced = before;
         }

@@ -108,6 +108,22 @@ impl Snapshot {
         self.len() == 0
     }
 
+    /// What the Pods API had told, if this came from there.
+    pub(super) fn watched(&self) -> Option<Watched> {
+        match &self.pods {
+            Pods::Watched(pods) => Some(pods.clone()),
+            Pods::Listed(_) => None,
+        }
+    }
+
+    /// The list, if this is one.
+    pub(super) fn listed(&self) -> Option<&PodList> {
+        match &self.pods {
+            Pods::Listed(list) => Some(list),
+            Pods::Watched(_) => None,
+        }
+    }
+
     /// The list, if it is one that nobody else reads.
     pub(super) fn into_list(self) -> Option<PodList> {
         match self.pods {
@@ -156,6 +172,14 @@ impl WatchedPod {
         Ok(Arc::clone(self.pod.get_or_init(|| Arc::new(pod))))
     }
 }
+
+impl PartialEq for WatchedPod {
+    fn eq(&self, other: &Self) -> bool {
+        self.bytes == other.bytes
+    }
+}
+
+impl Eq for WatchedPod {}
 
 // What an operator writes into a pod's environment is nobody's business.
 impl fmt::Debug for WatchedPod {

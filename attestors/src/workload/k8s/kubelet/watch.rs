@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hyper_util::rt::TokioIo;
+use imbl::ordmap::DiffItem;
 use proto::pods::pods_client::PodsClient;
 use proto::pods::{EventType, WatchPodsEvent, WatchPodsRequest};
 use runtime::backoff::Backoff;
@@ -24,7 +25,8 @@ use tracing::{debug, info, warn};
 use super::list::MAX_LIST_BYTES;
 use super::metrics::{KubeletMetrics, Source};
 use super::snapshot::{Pods, Snapshot, Taken, Watched, WatchedPod};
-use super::{KubeletError, Versions};
+use super::{KubeletError, News};
+use crate::workload::cgroup::PodUid;
 
 /// How long the connection and the first telling of all pods may take.
 const SYNC_DEADLINE: Duration = Duration::from_secs(5);
@@ -56,7 +58,7 @@ pub(super) enum Watching {
 pub(super) struct Watcher {
     pub(super) socket: PathBuf,
     pub(super) resync_interval: Duration,
-    pub(super) versions: Versions,
+    pub(super) news: News,
     pub(super) metrics: KubeletMetrics,
     pub(super) told: Arc<watch::Sender<Watching>>,
     /// Somebody wants to know.
@@ -178,7 +180,12 @@ impl Watcher {
     }
 
     fn live(&self, pods: &Watched) {
-        let version = self.versions.next();
+        let version = self.news.versions.next();
+        let before = match &*self.told.borrow() {
+            Watching::Live(snapshot) => snapshot.watched(),
+            Watching::Down { last, .. } => last.as_ref().and_then(|(last, _)| last.watched()),
+            Watching::Beginning => None,
+        };
         let snapshot = Arc::new(Snapshot {
             version,
             pods: Pods::Watched(pods.clone()),
@@ -186,7 +193,14 @@ impl Watcher {
         });
         self.metrics.taken(Source::Watch, pods.len());
         self.told.send_replace(Watching::Live(snapshot));
-        self.versions.changed(version);
+        self.news.versions.changed(version);
+        let before = before.unwrap_or_default();
+        let changed = before.diff(pods).map(|change| match change {
+            DiffItem::Add(uid, _) | DiffItem::Remove(uid, _) => uid,
+            DiffItem::Update { new: (uid, _), .. } => uid,
+        });
+        let changed: Vec<_> = changed.filter_map(|uid| PodUid::parse(uid)).collect();
+        self.news.followers.changed(&changed);
     }
 
     fn down(&self, why: &KubeletError, failures: u32) {

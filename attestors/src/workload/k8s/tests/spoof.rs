@@ -220,7 +220,7 @@ async fn whatever_a_container_makes_and_mounts_it_is_nobody_else() {
     let of_victim = tree.folders(&below(&victim));
     let honest = Placed::start(&of_victim, ":", None);
     let found = k8s.attest(&honest.peer(), &WAITED_FOR).await.unwrap();
-    assert!(has(&found, "k8s:pod-name:pod-2"));
+    assert!(has(&found.verdict, "k8s:pod-name:pod-2"));
     let text = bench.folder.path().join("cgroup");
     fs::write(&text, honest.cgroup()).unwrap();
     for (attack, script) in ATTACKS {
@@ -235,6 +235,7 @@ async fn whatever_a_container_makes_and_mounts_it_is_nobody_else() {
             };
             let process = Placed::start(&own, script, Some(&lies));
             let found = k8s.attest(&process.peer(), &WAITED_FOR).await.unwrap();
+            let found = found.verdict;
             assert!(has(&found, "k8s:pod-name:pod-1"), "{attack}: {found:?}");
             assert!(!has(&found, "k8s:pod-name:pod-2"), "{attack}: {found:?}");
         }
@@ -254,7 +255,10 @@ async fn a_process_that_is_in_two_pods_at_once_is_denied() {
     folders[0].clone_from(&tree.folders(&below(&two))[0]);
     let process = Placed::start(&folders, ":", None);
     assert_eq!(
-        k8s.attest(&process.peer(), &WAITED_FOR).await.unwrap(),
+        k8s.attest(&process.peer(), &WAITED_FOR)
+            .await
+            .unwrap()
+            .verdict,
         Verdict::Denied(Denial::CgroupContradiction)
     );
 }
@@ -268,7 +272,10 @@ async fn a_tree_of_pods_beside_the_agents_is_none() {
     let (_api, k8s) = k8s_in(&tree, &bench, vec![victim.clone()]);
     let process = Placed::start(&other.folders(&below(&victim)), ":", None);
     assert_eq!(
-        k8s.attest(&process.peer(), &WAITED_FOR).await.unwrap(),
+        k8s.attest(&process.peer(), &WAITED_FOR)
+            .await
+            .unwrap()
+            .verdict,
         Verdict::Attested(Selectors::default())
     );
     drop(process);
@@ -290,5 +297,60 @@ async fn a_caller_that_exits_while_its_container_is_awaited_is_denied() {
         process.kill();
     };
     let (found, ()) = tokio::join!(k8s.attest(&peer, &WAITED_FOR), exits);
-    assert_eq!(found.unwrap(), Verdict::Denied(Denial::Exited));
+    assert_eq!(found.unwrap().verdict, Verdict::Denied(Denial::Exited));
+}
+
+/// A label goes, the pod goes, the volume of the pod goes: whoever follows the caller hears of each, and of
+/// nothing that happens to others.
+#[tokio::test]
+async fn what_changes_about_a_pod_is_told_to_those_who_attested_its_callers() {
+    let Some(tree) = tree() else { return };
+    let bench = Bench::new();
+    let (mine, other) = (FakePod::new(1), FakePod::new(2));
+    let (api, k8s) = k8s_in(&tree, &bench, vec![mine.clone(), other.clone()]);
+    let process = Placed::start(&tree.folders(&below(&mine)), ":", None);
+    let peer = process.peer();
+    let mut report = k8s.rules.volumes.report();
+    let volume = volumes::Volume {
+        id: "v".to_owned(),
+        pod: PodUid::parse(&mine.uid).unwrap(),
+        pod_name: "pod-1".to_owned(),
+        namespace: "default".to_owned(),
+        service_account: "web".to_owned(),
+    };
+    for change in 0..4 {
+        let finding = k8s.attest(&peer, &WAITED_FOR).await.unwrap();
+        let changes = finding.changes.unwrap();
+        let seen = k8s.kubelet.snapshot().await.unwrap().version;
+        api.put(&other.clone().labelled("change", &change.to_string()));
+        k8s.kubelet.newer_than(seen).await.unwrap();
+        assert!(changes.changed().now_or_never().is_none(), "{change}");
+        match change {
+            0 => report.published(volume.clone()).map(|_| ()).unwrap(),
+            1 => report.unpublished("v").unwrap(),
+            2 => api.put(&mine.clone().labelled("team", "red")),
+            _ => api.remove(&mine),
+        }
+        tokio::time::timeout(Duration::from_secs(30), changes.changed())
+            .await
+            .unwrap();
+        assert!(changes.from_now_on().changed().now_or_never().is_none());
+    }
+    let after = k8s.kubelet.snapshot().await.unwrap();
+    assert!(after.pod(&volume.pod).unwrap().is_none());
+}
+
+#[tokio::test]
+async fn over_http_a_pod_that_changed_is_told_with_the_list_that_somebody_else_asked_for() {
+    let bench = Bench::new();
+    let (one, two) = (FakePod::new(1), FakePod::new(2));
+    let pods = |label: &str| Answer::Pods(vec![one.clone().labelled("team", label), two.clone()]);
+    let (fake, k8s) = bench.listed(pods("red"), Options::default()).await;
+    let first = k8s.kubelet.snapshot().await.unwrap();
+    let uid = |pod: &FakePod| PodUid::parse(&pod.uid).unwrap();
+    let (of_one, of_two) = (k8s.changes(Some(&uid(&one))), k8s.changes(Some(&uid(&two))));
+    fake.answer(pods("blue"));
+    k8s.kubelet.newer_than(first.version).await.unwrap();
+    of_one.changed().await;
+    assert!(of_two.changed().now_or_never().is_none());
 }

@@ -1,5 +1,7 @@
 //! Pods as a kubelet writes them.
 
+use std::collections::BTreeMap;
+
 use prost::Message;
 use serde_json::json;
 
@@ -12,6 +14,8 @@ pub struct FakePod {
     pub uid: String,
     /// The id of its container, once it runs.
     pub container: Option<String>,
+    /// Its labels beside `app`.
+    pub labels: BTreeMap<String, String>,
 }
 
 impl FakePod {
@@ -22,7 +26,15 @@ impl FakePod {
             name: format!("pod-{number}"),
             uid: format!("{number:08x}-0000-4000-8000-000000000000"),
             container: Some(format!("{number:064x}")),
+            labels: BTreeMap::new(),
         }
+    }
+
+    /// The same with one more label, or another value of it.
+    #[must_use]
+    pub fn labelled(mut self, name: &str, value: &str) -> Self {
+        self.labels.insert(name.to_owned(), value.to_owned());
+        self
     }
 
     /// The same, before its container runs.
@@ -53,6 +65,7 @@ impl FakePod {
                 name: self.name.clone(),
                 namespace: "default".to_owned(),
                 uid: self.uid.clone(),
+                labels: self.labels.clone(),
             }),
             spec: Some(PodSpec {
                 service_account: "web".to_owned(),
@@ -67,10 +80,12 @@ impl FakePod {
     }
 
     fn json(&self) -> serde_json::Value {
+        let mut labels = self.labels.clone();
+        labels.insert("app".to_owned(), "web".to_owned());
         json!({
             "metadata": {
                 "name": self.name, "namespace": "default", "uid": self.uid,
-                "labels": {"app": "web"},
+                "labels": labels,
                 "annotations": {"kubernetes.io/config.source": "api", "note": "a \"}]{[\\ quote"},
                 "ownerReferences": [{
                     "apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "web-7d9c",
@@ -117,6 +132,8 @@ struct ObjectMeta {
     namespace: String,
     #[prost(string, tag = "5")]
     uid: String,
+    #[prost(btree_map = "string, string", tag = "11")]
+    labels: BTreeMap<String, String>,
 }
 
 #[derive(Clone, PartialEq, Message)]
