@@ -336,7 +336,7 @@ impl Attestors {
         if let Some(before) = before.filter(|before| Arc::ptr_eq(&before.peer, peer)) {
             stand(&mut verdicts, &before.found);
             // Who could not be asked is asked again in time, and not at once because of the same change.
-            changes = changes.or_else(|| before.changes.as_ref().map(Changes::from_now_on));
+            changes = changes.or_else(|| before.changes.as_ref().map(Changes::without_past));
         }
         let found = verdicts.iter().map(found).collect();
         let selectors = combine(verdicts)?;

@@ -1,11 +1,9 @@
 //! `server run|validate|backup|restore` and `agent validate` of the built program.
-#![expect(clippy::unwrap_used, reason = "a test may panic")]
 
 mod support;
 
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
 
 use nix::sys::signal::Signal;
 use support::running::{Running, free_port, server_file};

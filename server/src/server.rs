@@ -131,8 +131,7 @@ pub async fn start(config: Config, deps: Deps) -> Result<Handle, StartError> {
     let bound = bind(&config).await?;
     let publishing = publishing(&config).await?;
     let keys = open_keys(&config.keys)?;
-    let store = open_store(&config)?;
-    deps.metrics.register(|registry| store.register(registry));
+    let store = open_store(&config, &deps.metrics)?;
     // A group of its own: the index follows the store until the last write is acknowledged, so it ends
     // with the store and not with the listeners.
     let feed = TaskGroup::new(deps.tasks.trigger().clone());
@@ -159,11 +158,7 @@ pub async fn start(config: Config, deps: Deps) -> Result<Handle, StartError> {
         agent_id_as_selector: config.agent_id_as_selector,
         k8s_psat: k8s_psat(&config)?,
         presence: Presence::default(),
-        feed: Hub::start(
-            &index,
-            deps.metrics.register(FeedMetrics::register),
-            &deps.tasks,
-        ),
+        feed: start_feed(&index, &deps),
         feed_keepalive: config.feed_keepalive,
         shutdown: deps.tasks.shutdown(),
     });
@@ -235,11 +230,18 @@ fn open_keys(config: &KeysConfig) -> Result<Keys, KeysError> {
     }
 }
 
-fn open_store(config: &Config) -> Result<Store, OpenError> {
-    match config.store {
-        StoreConfig::Memory => Ok(Store::memory()),
-        StoreConfig::Embedded => Store::open(&config.data_dir, config.trust_domain.name()),
-    }
+fn open_store(config: &Config, metrics: &Metrics) -> Result<Store, OpenError> {
+    let store = match config.store {
+        StoreConfig::Memory => Store::memory(),
+        StoreConfig::Embedded => Store::open(&config.data_dir, config.trust_domain.name())?,
+    };
+    metrics.register(|registry| store.register(registry));
+    Ok(store)
+}
+
+fn start_feed(index: &Index, deps: &Deps) -> Hub {
+    let metrics = deps.metrics.register(FeedMetrics::register);
+    Hub::start(index, metrics, &deps.tasks)
 }
 
 async fn start_authorities(

@@ -10,7 +10,7 @@ use agent::bootstrap::Trust;
 use agent::credentials::{AgentSvid, Credentials};
 use agent::keys::{WorkloadKey, new_workload_key};
 use agent::upstream::feed::{Feed, Followed, Part, Position, Told};
-use agent::upstream::grpc::{self, Attested, Evidence, Server, Target};
+use agent::upstream::grpc::{self, Attested, Evidence, Patience, Server, Target};
 use agent::upstream::{SigningRequest, Upstream, UpstreamError};
 use attestors::node::join_token;
 use futures_util::{StreamExt, TryStreamExt, stream};
@@ -59,6 +59,8 @@ impl Site {
                 port,
                 more: Vec::new(),
                 trust_domain,
+                patience: Patience::USUAL,
+                demands_pq: false,
             },
         }
     }

@@ -1,6 +1,7 @@
 //! Attacks and accidents, against real processes. `make attack` runs them with long rounds.
 #![expect(
     clippy::expect_used,
+    clippy::indexing_slicing,
     clippy::print_stdout,
     reason = "what goes wrong in a helper is the failure of its test, and figures are printed"
 )]

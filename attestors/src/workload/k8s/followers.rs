@@ -103,7 +103,7 @@ impl Following {
         }
     }
 
-    fn from_now_on(&self) -> Self {
+    fn without_past(&self) -> Self {
         let mut following = self.clone();
         following.changes.mark_unchanged();
         following
@@ -128,10 +128,10 @@ impl Changes {
 
     /// The changes that come after this call, for somebody who has heard of the others in vain.
     #[must_use]
-    pub fn from_now_on(&self) -> Self {
+    pub fn without_past(&self) -> Self {
         Self {
-            kubelet: self.kubelet.from_now_on(),
-            driver: self.driver.from_now_on(),
+            kubelet: self.kubelet.without_past(),
+            driver: self.driver.without_past(),
         }
     }
 }
@@ -163,10 +163,10 @@ mod tests {
         );
         // It stays so for who did not look, until another begins.
         assert!(has_changed(&first));
-        assert!(!has_changed(&first.from_now_on()));
+        assert!(!has_changed(&first.without_past()));
         assert!(!has_changed(&followers.follow(Some(&one))));
         followers.changed(&[]);
-        assert!(!has_changed(&all.from_now_on()));
+        assert!(!has_changed(&all.without_past()));
     }
 
     #[test]

@@ -334,7 +334,7 @@ async fn what_changes_about_a_pod_is_told_to_those_who_attested_its_callers() {
         tokio::time::timeout(Duration::from_secs(30), changes.changed())
             .await
             .unwrap();
-        assert!(changes.from_now_on().changed().now_or_never().is_none());
+        assert!(changes.without_past().changed().now_or_never().is_none());
     }
     let after = k8s.kubelet.snapshot().await.unwrap();
     assert!(after.pod(&volume.pod).unwrap().is_none());

@@ -28,9 +28,7 @@ fn start(disk: &Disk) -> Store {
         device,
         revision: admitted.revision,
     };
-    Store {
-        engine: Engine::Redb(Redb::start(opened).unwrap()),
-    }
+    Store::of(Engine::Redb(Redb::start(opened).unwrap()))
 }
 
 fn txn(name: &str, value: &str) -> Txn {
