@@ -265,12 +265,12 @@ fn any_op() -> impl Strategy<Value = Op> {
         3 => kind().prop_map(Op::Activate),
         2 => kind().prop_map(Op::Taint),
         2 => kind().prop_map(Op::Revoke),
-        1 => (1..30_u64).prop_map(Op::Wait),
+        1 => (1..14_u64).prop_map(Op::Wait),
     ]
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(32))]
+    #![proptest_config(ProptestConfig::with_cases(12))]
 
     /// Whatever is done, struck, and survived or not.
     #[test]
