@@ -19,7 +19,7 @@ use rcgen::{
     KeyUsagePurpose, PublicKeyData, SanType,
 };
 use runtime::clock::Clock;
-use runtime::listen::{Limits, ListenMetrics, Serve, bind_unix, serve_unix};
+use runtime::listen::{Limits, ListenMetrics, Rate, Serve, Share, bind_unix, serve_unix};
 use runtime::shutdown::{Reason, Shutdown, ShutdownTrigger};
 use runtime::tasks::TaskGroup;
 use serde_json::{Value, json};
@@ -197,6 +197,8 @@ impl Served {
         let serve = Serve {
             limits: Limits {
                 drain: Duration::from_secs(30),
+                // All clients of a test are one process.
+                process: Share::new(4096, 4096, Rate::UNLIMITED),
                 ..Limits::workload()
             },
             shutdown: deps.shutdown.clone(),

@@ -37,7 +37,7 @@ impl Probe {
     /// Why the server is not healthy; nothing if it is.
     pub(crate) async fn complaint(&self) -> Option<&'static str> {
         let key = Key::bundle(&self.trust_domain);
-        match timeout(ANSWER_WITHIN, self.store.read(&key)).await {
+        match timeout(ANSWER_WITHIN, self.store.probe(&key)).await {
             Ok(Ok(Some(_))) => {}
             Ok(Ok(None)) => return Some("bundle is missing"),
             Ok(Err(_)) => return Some("unable to fetch bundle"),

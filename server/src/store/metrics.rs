@@ -19,6 +19,8 @@ struct Labels {
 #[derive(Clone, Copy, Debug, EncodeLabelValue, Eq, Hash, PartialEq)]
 pub(super) enum Operation {
     Commit,
+    /// A read that asks whether the store answers at all.
+    Probe,
     Read,
     Snapshot,
 }
@@ -31,7 +33,12 @@ impl Metrics {
             self.operations.clone(),
         );
         // Shown from the start: that a server which answers does not read is worth a look.
-        for operation in [Operation::Commit, Operation::Read, Operation::Snapshot] {
+        for operation in [
+            Operation::Commit,
+            Operation::Probe,
+            Operation::Read,
+            Operation::Snapshot,
+        ] {
             let _none_yet = self.operations.get_or_create(&Labels { operation });
         }
     }

@@ -31,10 +31,15 @@ struct Target {
 
 impl Target {
     fn new() -> Self {
-        Self::started_by("exec \"$@\"")
+        Self::started_by("exec \"$@\"", "")
     }
 
-    fn started_by(shell: &str) -> Self {
+    /// With these lines for the block `limits`.
+    fn with_limits(limits: &str) -> Self {
+        Self::started_by("exec \"$@\"", limits)
+    }
+
+    fn started_by(shell: &str, limits: &str) -> Self {
         let domain = Plan::new(Signet).ids_alone().start();
         let metrics = free_port();
         let place = domain.place("");
@@ -42,7 +47,7 @@ impl Target {
         place.configure(
             "plugins {",
             &format!(
-                "telemetry {{ Prometheus {{ host = \"127.0.0.1\" port = {metrics} }} }}\nplugins {{"
+                "telemetry {{ Prometheus {{ host = \"127.0.0.1\" port = {metrics} }} }}\nsignet {{ limits {{ {limits} }} }}\nplugins {{"
             ),
         );
         let agent = place.serve_by(shell);
@@ -291,7 +296,8 @@ fn floods_of_frames_end_their_connections_while_others_are_served() {
 
 #[test]
 fn a_storm_of_one_container_is_refused_before_it_is_attested_and_others_are_served() {
-    let target = Target::new();
+    // A rate that any machine goes beyond, however slow.
+    let target = Target::with_limits("container { calls_per_second = 20 calls_burst = 40 }");
     let Some(storm) = Container::new('a') else {
         return println!("skipped: this machine's cgroups cannot be written");
     };
@@ -384,7 +390,7 @@ fn bad_calls_without_end_take_ten_lines_a_second_and_make_no_series() {
 
 #[test]
 fn without_descriptors_accepting_pauses_streams_live_and_it_goes_on_when_there_are_some() {
-    let mut target = Target::started_by("ulimit -n 256 && exec \"$@\"");
+    let mut target = Target::started_by("ulimit -n 256 && exec \"$@\"", "");
     let mut streams = target.agent.api_command(Signet, &["watch"]);
     let mut stream = Process::start("watch", &mut streams);
     stream.line("spiffe://example.org/victim");

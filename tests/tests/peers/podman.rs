@@ -30,8 +30,9 @@ impl Podman {
         let storage = format!(
             "[storage]\ndriver = \"vfs\"\ngraphroot = \"{at}/graph\"\nrunroot = \"{at}/run\"\n"
         );
+        // Debian's crun takes no machine whose cgroup v2 has a controller beside a cgroup v1.
         let containers = format!(
-            "[engine]\ncgroup_manager = \"cgroupfs\"\nevents_logger = \"file\"\ntmp_dir = \"{at}/tmp\"\n\
+            "[engine]\nruntime = \"runc\"\ncgroup_manager = \"cgroupfs\"\nevents_logger = \"file\"\ntmp_dir = \"{at}/tmp\"\n\
              static_dir = \"{at}/static\"\nvolume_path = \"{at}/volumes\"\n[containers]\n\
              default_ulimits = [\"nofile=1024:1024\", \"nproc=1024:1024\"]\n"
         );
