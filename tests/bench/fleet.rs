@@ -12,6 +12,7 @@ use identity::key::KeyAlgorithm;
 use identity::spiffe_id::SpiffeId;
 use tests::domain::{Domain, Plan};
 use tests::programs::Make;
+use tests::simulated::{Following, SimulatedAgent, Site};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
@@ -19,7 +20,6 @@ use crate::admin::{Admin, NewEntry};
 use crate::cost::{Delays, millis, wall};
 use crate::issue;
 use crate::meter::Meter;
-use crate::simulated::{Following, SimulatedAgent, Site};
 use crate::table::{Goal, Row};
 
 const AGENTS: usize = 1_000;
@@ -113,7 +113,7 @@ pub(crate) fn storm() -> Vec<Row> {
         // Every agent has its connection and knows its entries before any of them asks.
         let mut waiting = Vec::new();
         for agent in agents {
-            let mut following = agent.follow().await.unwrap();
+            let mut following = agent.follow(None).await.unwrap();
             let told = following.change().await.unwrap().told;
             assert_eq!(told.len(), ENTRIES);
             let requests: Vec<_> = told
@@ -236,7 +236,7 @@ async fn obey(agent: SimulatedAgent, mut following: Following, tell: impl Fn(Wha
         for (id, told) in change.told {
             match told {
                 Told::Entry(entry) => {
-                    agent.sign(id, &entry.spiffe_id).await;
+                    agent.sign(&id, &entry.spiffe_id).await;
                     tell(What::Signed);
                 }
                 Told::Removed | Told::Unreadable(_) => tell(What::Removed),

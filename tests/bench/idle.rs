@@ -12,11 +12,11 @@ use identity::x509::{Certificate, X509Svid};
 use tests::domain::Plan;
 use tests::process::Process;
 use tests::programs::Make;
+use tests::simulated::{SimulatedAgent, Site, target};
 
 use crate::bare_feed::{Signed, Signer};
 use crate::cost::{pause, wall};
 use crate::meter::Meter;
-use crate::simulated::{SimulatedAgent, Site, target};
 use crate::table::{Goal, Row};
 
 const AGENTS: usize = 10_000;

@@ -36,7 +36,6 @@ mod meter;
 mod node;
 mod push;
 mod restart;
-mod simulated;
 mod streams;
 mod table;
 

@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use tests::domain::Plan;
 use tests::programs::Make;
+use tests::simulated::Site;
 
 use crate::admin::{Admin, NewEntry};
 use crate::cost::{pause, wall};
 use crate::meter::Meter;
-use crate::simulated::Site;
 use crate::table::{Goal, Row};
 
 const ENTRIES: usize = 100_000;
@@ -44,7 +44,7 @@ pub(crate) fn rows() -> Vec<Row> {
         let looking = site.agent().await;
         admin.create_all(entries(&looking.id.to_string())).await;
         let start = wall();
-        let mut following = looking.follow().await.unwrap();
+        let mut following = looking.follow(None).await.unwrap();
         let change = following.change().await.unwrap();
         let told = start.elapsed();
         assert_eq!(change.told.len(), ENTRIES);

@@ -4,14 +4,14 @@ use std::path::Path;
 use std::time::Duration;
 
 use nix::unistd::getuid;
-use proto::workload::spiffe_workload_api_client::SpiffeWorkloadApiClient;
-use proto::workload::{X509svidRequest, X509svidResponse};
+use proto::workload::X509svidResponse;
 use tests::api::admin_channel;
 use tests::domain::{Agent, Plan};
 use tests::peers;
 use tests::programs::Make;
 use tests::scenarios::wait_for_svid;
-use tonic::{Request, Streaming};
+use tests::workload::open_x509;
+use tonic::Streaming;
 
 use crate::admin::{Admin, NewEntry};
 use crate::cost::{Delays, millis, wall};
@@ -125,12 +125,7 @@ impl Seen {
 }
 
 pub(crate) async fn open(socket: &Path) -> Streaming<X509svidResponse> {
-    let channel = admin_channel(socket).await;
-    let mut request = Request::new(X509svidRequest {});
-    let header = "true".parse().unwrap();
-    request.metadata_mut().insert("workload.spiffe.io", header);
-    let mut client = SpiffeWorkloadApiClient::new(channel);
-    client.fetch_x509svid(request).await.unwrap().into_inner()
+    open_x509(admin_channel(socket).await).await.unwrap()
 }
 
 pub(crate) async fn svids(stream: &mut Streaming<X509svidResponse>) -> usize {

@@ -54,14 +54,7 @@ impl Site {
         Self {
             admin,
             bundle: Bundle::from_x509_der(trust_domain.clone(), &der).unwrap(),
-            target: Target {
-                host: "127.0.0.1".to_owned(),
-                port,
-                more: Vec::new(),
-                trust_domain,
-                patience: Patience::USUAL,
-                demands_pq: false,
-            },
+            target: target(port, trust_domain),
         }
     }
 
@@ -94,18 +87,25 @@ impl Site {
             svid: X509Svid::new(chain, key).unwrap(),
             reattestable,
         };
-        let credentials = Arc::new(Credentials::new(Arc::new(own), Arc::new(bundle)));
-        SimulatedAgent {
-            id,
-            credentials: Arc::clone(&credentials),
-            server: Server::new(self.target.clone(), credentials, Clock::system()),
-        }
+        SimulatedAgent::with(own, bundle, self.target.clone())
     }
 
     /// Has so many agents attest.
     pub async fn agents(&self, count: usize) -> Vec<SimulatedAgent> {
         let agents = stream::iter(0..count).map(|_| self.agent());
         agents.buffer_unordered(AT_ONCE).collect().await
+    }
+}
+
+/// Where a server of the trust domain is, on this machine.
+pub fn target(port: u16, trust_domain: TrustDomain) -> Target {
+    Target {
+        host: "127.0.0.1".to_owned(),
+        port,
+        more: Vec::new(),
+        trust_domain,
+        patience: Patience::USUAL,
+        demands_pq: false,
     }
 }
 
@@ -118,6 +118,17 @@ pub struct SimulatedAgent {
 }
 
 impl SimulatedAgent {
+    /// An agent that got its identity elsewhere.
+    pub fn with(own: AgentSvid, bundle: Bundle, target: Target) -> Self {
+        let id = own.svid.id().clone();
+        let credentials = Arc::new(Credentials::new(Arc::new(own), Arc::new(bundle)));
+        Self {
+            id,
+            credentials: Arc::clone(&credentials),
+            server: Server::new(target, credentials, Clock::system()),
+        }
+    }
+
     /// Its own X509-SVID.
     pub fn own(&self) -> X509Svid {
         self.credentials.own().svid.clone()
@@ -149,8 +160,13 @@ impl SimulatedAgent {
             entry_id: entry.clone(),
             csr,
         };
-        let mut signed = self.server.sign_x509(vec![request]).await.unwrap();
-        signed.remove(0).unwrap()
+        self.sign_all(vec![request]).await.remove(0)
+    }
+
+    /// Has the keys of many certified, in one call.
+    pub async fn sign_all(&self, requests: Vec<SigningRequest>) -> Vec<Vec<Certificate>> {
+        let signed = self.server.sign_x509(requests).await.unwrap();
+        signed.into_iter().map(Result::unwrap).collect()
     }
 }
 
@@ -169,6 +185,8 @@ pub struct Changed {
     pub bundles: BTreeMap<TrustDomain, Option<Arc<Bundle>>>,
     /// Where the agent is with it.
     pub position: Position,
+    /// The bytes of its largest message.
+    pub largest: usize,
 }
 
 impl Following {
@@ -184,7 +202,7 @@ impl Following {
 
     /// The next change, once all of it has come.
     pub async fn change(&mut self) -> Result<Changed, UpstreamError> {
-        let (mut told, mut bundles) = (BTreeMap::new(), BTreeMap::new());
+        let (mut told, mut bundles, mut largest) = (BTreeMap::new(), BTreeMap::new(), 0);
         loop {
             let part = self.followed.parts.next().await;
             match part.expect("a feed ends with an error")? {
@@ -192,11 +210,13 @@ impl Following {
                 Part::Piece(piece) => {
                     told.extend(piece.told);
                     bundles.extend(piece.bundles);
+                    largest = largest.max(piece.bytes);
                     if let Some(position) = piece.position {
                         return Ok(Changed {
                             told,
                             bundles,
                             position,
+                            largest,
                         });
                     }
                 }
