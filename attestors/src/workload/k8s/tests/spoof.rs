@@ -318,6 +318,8 @@ async fn what_changes_about_a_pod_is_told_to_those_who_attested_its_callers() {
         namespace: "default".to_owned(),
         service_account: "web".to_owned(),
     };
+    // The first telling of all pods is news to whoever follows one by then.
+    k8s.kubelet.snapshot().await.unwrap();
     for change in 0..4 {
         let finding = k8s.attest(&peer, &WAITED_FOR).await.unwrap();
         let changes = finding.changes.unwrap();
