@@ -100,7 +100,8 @@ impl Versions {
     }
 
     fn changed(&self, version: u64) {
-        self.changed.send_replace(version);
+        self.changed
+            .send_modify(|newest| *newest = version.max(*newest));
     }
 }
 
@@ -306,9 +307,18 @@ async fn newer_list(
     max_age: Duration,
 ) -> Result<Arc<Snapshot>, KubeletError> {
     let now = Instant::now();
-    match lists.last() {
-        Some(last) if last.version > version && last.age(now) <= max_age => Ok(last),
-        _ => lists.next().await,
+    if let Some(last) = lists.last()
+        && last.version > version
+        && last.age(now) <= max_age
+    {
+        return Ok(last);
+    }
+    loop {
+        // The one on its way may have been asked for before what is known was told.
+        let next = lists.next().await?;
+        if next.version > version {
+            return Ok(next);
+        }
     }
 }
 

@@ -134,6 +134,9 @@ impl Lister {
         while self.wanted(number).await {
             number += 1;
             let started = Instant::now();
+            // Of the request and not of its answer: what the stream tells meanwhile is newer than a list that was
+            // asked for before.
+            let version = self.news.versions.next();
             self.pace.begin(started);
             // Otherwise each list would be read into new memory, and of a large one an allocator gives none back.
             let replaced = self.replaced.take().and_then(Arc::into_inner);
@@ -142,7 +145,7 @@ impl Lister {
             }
             let outcome = self.client.list().await.map(|list| {
                 Arc::new(Snapshot {
-                    version: self.news.versions.next(),
+                    version,
                     pods: Pods::Listed(Arc::new(list)),
                     taken: Taken::At(started),
                 })

@@ -16,7 +16,7 @@ use crate::workload::cgroup::{ContainerId, PodUid};
 /// What the kubelet said at one moment.
 #[derive(Clone, Debug)]
 pub struct Snapshot {
-    /// Rises with each answer, whatever its source.
+    /// Rises with each answer, whatever its source, in the order in which they were asked for or told.
     pub version: u64,
     pub(super) pods: Pods,
     pub(super) taken: Taken,

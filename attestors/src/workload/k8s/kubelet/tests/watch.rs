@@ -112,6 +112,29 @@ async fn a_socket_that_appears_later_is_found() {
     }
 }
 
+/// Whoever got the late list must not wait for a change to hear of what was told before it came.
+#[tokio::test]
+async fn a_list_that_was_asked_for_before_the_pods_api_told_is_older_than_that() {
+    let bench = Bench::new();
+    let one = FakePod::new(1);
+    let (fake, path, options) = bench.both(Answer::Hang).await;
+    let kubelet = bench.kubelet(&options);
+    let asked = {
+        let kubelet = kubelet.clone();
+        tokio::spawn(async move { kubelet.snapshot().await })
+    };
+    fake.requested(1).await;
+    let _api = FakePodsApi::start(&path, vec![one.clone()], &bench.tasks).unwrap();
+    let told = kubelet.newer_than(0).await.unwrap();
+    assert!(has(&told, &one));
+    fake.answer(Answer::Pods(Vec::new()));
+    let listed = asked.await.unwrap().unwrap();
+    assert!(!has(&listed, &one));
+    let newer = kubelet.newer_than(listed.version);
+    let newer = tokio::time::timeout(Duration::from_secs(30), newer).await;
+    assert!(has(&newer.unwrap().unwrap(), &one));
+}
+
 #[tokio::test]
 async fn a_socket_that_vanishes_is_replaced_by_the_list_until_it_comes_back() {
     let bench = Bench::new();
