@@ -119,16 +119,17 @@ async fn a_list_that_was_asked_for_before_the_pods_api_told_is_older_than_that()
     let one = FakePod::new(1);
     let (fake, path, options) = bench.both(Answer::Hang).await;
     let kubelet = bench.kubelet(&options);
-    let asked = {
-        let kubelet = kubelet.clone();
-        tokio::spawn(async move { kubelet.snapshot().await })
+    let asked = kubelet.snapshot();
+    let tells = async {
+        fake.requested(1).await;
+        let api = FakePodsApi::start(&path, vec![one.clone()], &bench.tasks).unwrap();
+        let told = kubelet.newer_than(0).await.unwrap();
+        assert!(has(&told, &one));
+        fake.answer(Answer::Pods(Vec::new()));
+        api
     };
-    fake.requested(1).await;
-    let _api = FakePodsApi::start(&path, vec![one.clone()], &bench.tasks).unwrap();
-    let told = kubelet.newer_than(0).await.unwrap();
-    assert!(has(&told, &one));
-    fake.answer(Answer::Pods(Vec::new()));
-    let listed = asked.await.unwrap().unwrap();
+    let (listed, _api) = tokio::join!(asked, tells);
+    let listed = listed.unwrap();
     assert!(!has(&listed, &one));
     let newer = kubelet.newer_than(listed.version);
     let newer = tokio::time::timeout(Duration::from_secs(30), newer).await;
