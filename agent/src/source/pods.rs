@@ -111,6 +111,8 @@ async fn a_label_that_goes_ends_what_an_open_stream_is_told() {
         clock.clone(),
     );
     let kubelet = Kubelet::start(&options, &clock, &tasks, &metrics);
+    // The first telling of all pods is news to whoever follows one by then.
+    kubelet.snapshot().await.unwrap();
     let viewpoint = container.viewpoint(&pod);
     let k8s = K8s::new(K8sOptions::default(), viewpoint, kubelet, Volumes::new());
     let red = entry("red", &["k8s:pod-label:team:red"]);
