@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::panic::AssertUnwindSafe;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -65,7 +66,7 @@ impl TaskGroup {
 
     /// Runs a component. If it panics, the process shuts down as failed.
     pub fn spawn(&self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
-        self.run(name, task, move |shared| {
+        self.run(name, Box::pin(task), |shared, name| {
             error!(task = name, "Task panicked, shutting down");
             shared.failed.lock().get_or_insert(name);
             shared.trigger.trigger(Reason::Failed(name));
@@ -78,7 +79,7 @@ impl TaskGroup {
         name: &'static str,
         task: impl Future<Output = ()> + Send + 'static,
     ) {
-        self.run(name, task, move |shared| {
+        self.run(name, Box::pin(task), |shared, name| {
             shared.contained_panics.fetch_add(1, Ordering::Relaxed);
             error!(task = name, "Contained task panicked");
         });
@@ -130,11 +131,13 @@ impl TaskGroup {
         Drained::Aborted(late)
     }
 
+    /// The task comes in a box: what watches it would hold it three times otherwise, in its arguments, in the
+    /// fence around its panics and in the race with the abort.
     fn run(
         &self,
         name: &'static str,
-        task: impl Future<Output = ()> + Send + 'static,
-        on_panic: impl FnOnce(&Shared) + Send + 'static,
+        task: Pin<Box<dyn Future<Output = ()> + Send>>,
+        on_panic: fn(&Shared, &'static str),
     ) {
         let shared = Arc::clone(&self.shared);
         let running = Running::enter(Arc::clone(&self.shared), name);
@@ -145,7 +148,7 @@ impl TaskGroup {
             tokio::select! {
                 () = shared.abort.cancelled() => {}
                 ended = task => if ended.is_err() {
-                    on_panic(&shared);
+                    on_panic(&shared, name);
                 }
             }
         });

@@ -51,10 +51,17 @@ pub struct Peer {
     uid: u32,
     gid: u32,
     proc: ProcDir,
-    // The start time in clock ticks since boot: with the pid it names a process for one boot.
-    start_time: u64,
     program: Option<Program>,
-    pidfd: Option<PidFd>,
+    life: Life,
+}
+
+/// By what it is known whether a process still runs.
+#[derive(Debug)]
+enum Life {
+    PidFd(PidFd),
+    /// Where the kernel has none. The start time, in clock ticks since boot: with the pid it names a process for
+    /// one boot.
+    StartTime(u64),
 }
 
 /// The file that a process executes, as its file system numbers it.
@@ -188,7 +195,10 @@ impl Peer {
             }
         };
         let proc = ProcDir::open(pid).map_err(failed)?;
-        let start_time = proc.start_time().map_err(failed)?;
+        let life = match pidfd {
+            Some(pidfd) => Life::PidFd(pidfd),
+            None => Life::StartTime(proc.start_time().map_err(failed)?),
+        };
         let peer = Self {
             pid,
             uid,
@@ -196,8 +206,7 @@ impl Peer {
             // Not every agent has the right to know.
             program: proc.program().ok(),
             proc,
-            start_time,
-            pidfd,
+            life,
         };
         // INVARIANT: the process lives after its directory was opened, so the pid was its own then.
         if peer.is_alive() {
@@ -222,11 +231,6 @@ impl Peer {
         self.gid
     }
 
-    /// When the process started, in clock ticks since boot. It survives an `exec`.
-    pub fn start_time(&self) -> u64 {
-        self.start_time
-    }
-
     /// What the process executed when it was first held, unless that could not be seen. An `exec`
     /// leaves everything else as it is: pid, start time, pidfd and open sockets.
     pub fn program(&self) -> Option<Program> {
@@ -235,20 +239,23 @@ impl Peer {
 
     /// The descriptor of the process, where the kernel has one: who is shown it can look at no other.
     pub fn pidfd(&self) -> Option<BorrowedFd<'_>> {
-        self.pidfd.as_ref().map(PidFd::as_fd)
+        match &self.life {
+            Life::PidFd(pidfd) => Some(pidfd.as_fd()),
+            Life::StartTime(_) => None,
+        }
     }
 
     /// Whether the process runs. A zombie does not.
     pub fn is_alive(&self) -> bool {
-        match &self.pidfd {
-            Some(pidfd) => !pidfd.has_exited(),
-            None => self.proc.is_running_since(self.start_time),
+        match &self.life {
+            Life::PidFd(pidfd) => !pidfd.has_exited(),
+            Life::StartTime(start_time) => self.proc.is_running_since(*start_time),
         }
     }
 
     /// Waits until the process has exited.
     pub async fn exited(&self) {
-        if let Some(pidfd) = &self.pidfd
+        if let Life::PidFd(pidfd) = &self.life
             && pidfd.exited().await.is_ok()
         {
             return;

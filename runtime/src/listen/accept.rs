@@ -3,6 +3,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -256,7 +257,7 @@ impl Listener {
             .serve
             .tasks
             .spawn_contained("connection", async move {
-                let work = place.unix(stream, credentials, peer.clone());
+                let work = pin!(place.unix(stream, credentials, peer.clone()));
                 let ended = tokio::select! {
                     ended = work => ended,
                     () = exited(peer.as_deref()) => Ended::PeerExited,

@@ -247,6 +247,8 @@ impl<F: Future<Output = ()> + Send + 'static> Executor<F> for StreamExecutor {
             patience,
             end,
         } = self.clone();
+        // In a box, for each future around it would hold it once more.
+        let stream: Pin<Box<dyn Future<Output = ()> + Send>> = Box::pin(stream);
         self.tasks.spawn_contained("stream", async move {
             tokio::select! {
                 in_time = taken_in_time(stream, patience) => if !in_time {

@@ -28,12 +28,20 @@ pub fn tell_writers(listener: &impl AsFd) -> io::Result<()> {
     Ok(setsockopt(listener, sockopt::PassCred, &true)?)
 }
 
+/// How many bytes are received at first. What is offered to the kernel is made zeros before, so it takes its time
+/// and becomes resident for as long as the connection is open, whether or not that much comes.
+const LITTLE: usize = 1024;
+/// How many are received at once of who sends much.
+const MUCH: usize = 64 << 10;
+
 /// A stream that fails as soon as it holds bytes of another process than the one that is named.
 #[derive(Debug)]
 pub struct SoleWriter {
     stream: UnixStream,
     pid: u32,
     broken: Breach,
+    // What is offered next: twice as much whenever all of it was used.
+    room: usize,
 }
 
 /// Whether another process has written.
@@ -67,6 +75,7 @@ impl SoleWriter {
             stream,
             pid,
             broken: broken.clone(),
+            room: LITTLE,
         };
         (writer, broken)
     }
@@ -100,17 +109,22 @@ impl SoleWriter {
 
 impl AsyncRead for SoleWriter {
     fn poll_read(
-        self: Pin<&mut Self>,
+        mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         loop {
             ready!(self.stream.poll_read_ready(cx))?;
-            let room = buffer.initialize_unfilled();
+            let offered = self.room.min(buffer.remaining());
+            let room = buffer.initialize_unfilled_to(offered);
             let received = (self.stream).try_io(Interest::READABLE, || self.receive(room));
             match received {
                 Ok(Piece::Own(read)) => {
                     buffer.advance(read);
+                    self.room = match read == self.room {
+                        true => MUCH.min(2 * read),
+                        false => LITTLE,
+                    };
                     return Poll::Ready(Ok(()));
                 }
                 Ok(Piece::Foreign) => {
