@@ -63,7 +63,10 @@ enum Door {
     Open(Box<Vault>, SpiffeId),
     /// It failed and was thrown away. Begun anew for this agent at this time.
     Failed(SpiffeId, SystemTime),
-    /// The agent has no identity that it may be kept for.
+    /// The agent has no identity that it may be kept for. No later process can read what lies there, and the
+    /// disk is still to be waited for.
+    Revoked,
+    /// The same, and nothing lies there.
     Wiped,
 }
 
@@ -207,23 +210,37 @@ impl SealedCache {
         let _ = written.await;
     }
 
+    /// Makes everything useless to a process that starts after a kill, without waiting for the disk: from now on
+    /// the agent may tell of what it has lost. [`SealedCache::settle`] is to follow.
+    pub fn revoke(&self) {
+        let Some(inner) = &self.0 else { return };
+        let mut door = inner.door.lock();
+        match *door {
+            Door::Revoked | Door::Wiped => {}
+            // Closed under the lock: a writer that waits makes no other key.
+            Door::Open(..) | Door::Failed(..) => match inner.place.void() {
+                Ok(()) => *door = Door::Revoked,
+                Err(_) => inner.wipe(&mut door),
+            },
+        }
+    }
+
+    /// Destroys what was revoked, durably. It waits for the disk.
+    pub fn settle(&self) {
+        let Some(inner) = &self.0 else { return };
+        let mut door = inner.door.lock();
+        // What the agent keeps for a new identity is not meant.
+        if matches!(*door, Door::Revoked) {
+            inner.wipe(&mut door);
+        }
+    }
+
     /// Destroys everything, durably: the agent is not who it was, and no later start may serve any of it.
     pub fn wipe(&self) {
         let Some(inner) = &self.0 else { return };
         let mut door = inner.door.lock();
-        if matches!(*door, Door::Wiped) {
-            return;
-        }
-        // Destroyed under the lock: a writer that waits finds the door closed.
-        let wiped = inner.place.wipe();
-        *door = Door::Wiped;
-        inner.metrics.bytes.set(0);
-        match wiped {
-            Ok(()) => info!("Wiped the sealed cache"),
-            Err(error) => error!(
-                path = %inner.place.folder().display(), %error,
-                "Could not wipe the sealed cache; remove it"
-            ),
+        if !matches!(*door, Door::Wiped) {
+            inner.wipe(&mut door);
         }
     }
 
@@ -232,7 +249,7 @@ impl SealedCache {
         let Some(inner) = &self.0 else { return };
         let is_kept_for = match &*inner.door.lock() {
             Door::Open(_, owner) | Door::Failed(owner, _) => owner == agent,
-            Door::Wiped => false,
+            Door::Revoked | Door::Wiped => false,
         };
         if !is_kept_for {
             self.wipe();
@@ -278,6 +295,20 @@ impl Inner {
                 *door = Door::Failed(agent, SystemTime::UNIX_EPOCH);
                 self.throw_away();
             }
+        }
+    }
+
+    /// Destroyed under the lock: a writer that waits finds the door closed.
+    fn wipe(&self, door: &mut Door) {
+        let wiped = self.place.wipe();
+        *door = Door::Wiped;
+        self.metrics.bytes.set(0);
+        match wiped {
+            Ok(()) => info!("Wiped the sealed cache"),
+            Err(error) => error!(
+                path = %self.place.folder().display(), %error,
+                "Could not wipe the sealed cache; remove it"
+            ),
         }
     }
 

@@ -317,16 +317,26 @@ impl<U: Upstream> Driver<U> {
 
     /// Lets the owner of the life cycle know what the server said about this agent.
     ///
-    /// A ban takes effect here at once: whatever becomes of the process, nothing is served any more.
+    /// A ban takes effect here at once: whatever becomes of the process, nothing is served any more. First no
+    /// later process can read what is kept, then the streams end, and the disk, which may take its time, is
+    /// waited for before the life cycle acts. So whoever has seen the agent obey a ban can kill it, and it will
+    /// not come back to what it served; a power cut undoes no more of it than it did when the disk came first,
+    /// for until the disk has answered it can undo either.
     pub fn denied(self: &Arc<Self>, denial: Denial) {
-        self.forget_kept(denial);
+        if denial.ends_identity() {
+            self.deps.sealed.revoke();
+        }
         warn!(error.reason = denial.reason(), "Server denied this agent");
         self.inner.lock().denial = Some((denial, self.deps.clock.now()));
         if denial == Denial::Banned {
             self.apply(Event::Banned);
         }
-        // A full queue means that the owner already has something to act on.
-        let _ = self.deps.denials.try_send(denial);
+        let driver = Arc::clone(self);
+        self.deps.tasks.spawn("agent.denied", async move {
+            driver.forget_kept(denial).await;
+            // A full queue means that the owner already has something to act on.
+            let _ = driver.deps.denials.try_send(denial);
+        });
     }
 
     fn apply(self: &Arc<Self>, event: Event) {

@@ -40,6 +40,11 @@ impl Place {
         self.folder().join("key")
     }
 
+    /// What a key is called that counts no more and still has to be destroyed.
+    fn void_key(&self) -> PathBuf {
+        self.folder().join("key.void")
+    }
+
     pub(super) fn db(&self) -> PathBuf {
         self.folder().join("db")
     }
@@ -94,6 +99,15 @@ impl Place {
         Ok(aside)
     }
 
+    /// Takes the key from its place: no process that starts from now on reads what it sealed. It does not wait
+    /// for the disk, so a power cut in the next moments may bring the key back.
+    pub(super) fn void(&self) -> io::Result<()> {
+        match std::fs::rename(self.key(), self.void_key()) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            renamed => renamed,
+        }
+    }
+
     /// Removes everything, what was set aside as well. Durable when this returns: no later start finds any
     /// of it.
     pub(super) fn wipe(&self) -> io::Result<()> {
@@ -107,7 +121,8 @@ impl Place {
     /// Removes the cache, the key first. Durable when this returns.
     pub(super) fn clear(&self) -> io::Result<()> {
         // The key alone makes the rest unreadable, so it goes first, and for itself.
-        let destroyed = key::destroy(&self.key());
+        let (current, void) = (key::destroy(&self.key()), key::destroy(&self.void_key()));
+        let destroyed = current.and(void);
         remove(&self.folder())?;
         self.sync()?;
         // A key that could not be overwritten, say, is gone with its folder.
@@ -172,6 +187,19 @@ mod tests {
         assert_eq!(place.all_aside().unwrap().len(), MOST_ASIDE);
         assert!(last.try_exists().unwrap());
         place.wipe().unwrap();
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_key_that_was_voided_is_not_found_again_and_goes_with_the_rest() {
+        let folder = tempfile::tempdir().unwrap();
+        let place = Place::below(folder.path());
+        place.void().unwrap();
+        place.make().unwrap();
+        key::create(&place.key()).unwrap();
+        place.void().unwrap();
+        assert!(key::read(&place.key()).unwrap().is_none());
+        place.clear().unwrap();
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
     }
 

@@ -69,8 +69,8 @@ pub fn a_denied_agent_serves_nothing_again(pairing: Pairing) {
             .success();
         agent.process.line("Server denied this agent");
         agent.process.kill();
-        let cache = agent.data_dir().join("cache");
-        assert!(!cache.try_exists().unwrap(), "{word}");
+        let key = agent.data_dir().join("cache/key");
+        assert!(!key.try_exists().unwrap(), "{word}");
         domain.server.kill();
         serves_nothing(&agent);
     }

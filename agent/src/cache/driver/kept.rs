@@ -152,10 +152,12 @@ impl<U: Upstream> Driver<U> {
         self.deps.sealed.keep(items).await
     }
 
-    /// Destroys what is kept, if the server does not take the agent for who it was.
-    pub(super) fn forget_kept(&self, denial: Denial) {
+    /// Destroys what was revoked, if the server does not take the agent for who it was.
+    pub(super) async fn forget_kept(&self, denial: Denial) {
         if denial.ends_identity() {
-            self.deps.sealed.wipe();
+            let sealed = self.deps.sealed.clone();
+            // A panic would leave it to the life cycle, which wipes what is not wiped.
+            let _ = tokio::task::spawn_blocking(move || sealed.settle()).await;
         }
     }
 }

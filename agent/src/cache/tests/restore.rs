@@ -1,5 +1,6 @@
 //! What is kept over a restart, and what is served of it.
 
+use futures_util::FutureExt as _;
 use identity::bundle::JwtAuthority;
 use runtime::clock::Clock;
 use runtime::shutdown::Shutdown;
@@ -203,13 +204,24 @@ fn driver(
     folder: &std::path::Path,
     trust: Trust,
 ) -> (Arc<Driver<FakeServer>>, bool) {
+    let tasks = TaskGroup::new(Shutdown::new().0);
+    driver_in(tasks, server, folder, trust)
+}
+
+/// The same, whose tasks are of this group.
+fn driver_in(
+    tasks: TaskGroup,
+    server: &Arc<FakeServer>,
+    folder: &std::path::Path,
+    trust: Trust,
+) -> (Arc<Driver<FakeServer>>, bool) {
     let now = server.clock.now();
     let agent = SpiffeId::from_path(&fake::trust_domain(), "/spire/agent/x").unwrap();
     let (sealed, items) = SealedCache::open(folder, &agent, trust, now, SealedMetrics::default());
     let deps = Deps {
         upstream: Arc::clone(server),
         clock: server.clock.clone(),
-        tasks: TaskGroup::new(Shutdown::new().0),
+        tasks,
         metrics: Metrics::default(),
         denials: mpsc::channel(4).0,
         sealed,
@@ -282,14 +294,23 @@ async fn after_a_ban_an_eviction_or_an_expiry_nothing_is_left_at_once() {
         let folder = tempfile::tempdir().unwrap();
         let server = FakeServer::new(Clock::system(), TTL);
         server.set_entries([entry("e", &["a:1"])]);
-        let (first, _) = driver(&server, folder.path(), Trust::Restored);
+        let tasks = TaskGroup::new(Shutdown::new().0);
+        let (first, _) = driver_in(tasks.clone(), &server, folder.path(), Trust::Restored);
         sync(&first, &server).await;
-        serial(&first).await;
+        let mut stream = first.subscribe(&selectors(&["a:1"]));
+        stream.next().await.unwrap();
         first.denied(denial);
+        if denial == Denial::Banned {
+            let told = stream.next().now_or_never().flatten().unwrap();
+            assert!(told.identities().is_empty());
+        }
+        // The disk has not been waited for.
         let left = killed(folder.path());
-        assert_eq!(std::fs::read_dir(left.path()).unwrap().count(), 0);
+        assert!(left.path().join("cache/key.void").is_file());
         let (_, restored) = driver(&server, left.path(), Trust::Restored);
         assert!(!restored);
+        tasks.drain(TTL).await;
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
     }
 }
 
