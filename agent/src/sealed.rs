@@ -40,7 +40,7 @@ use self::vault::Vault;
 pub use self::records::{CodecError, Item, Revision};
 
 /// How long a workload's SVID waits for the disk. Usually it takes less than a millisecond.
-const PATIENCE: Duration = Duration::from_millis(100);
+const PATIENCE: Duration = Duration::from_secs(1);
 /// How long after a failure the cache is begun anew.
 const PAUSE: Duration = Duration::from_secs(30);
 
