@@ -43,15 +43,12 @@ const ENTRIES: usize = 6;
 /// Seeds that found something, and found nothing once it was mended.
 const KEPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/src/cache/tests/seeds.txt");
 
+/// Twenty lives that are the same in each run, or as many new ones as `SIGNET_SEEDS` says.
 #[test]
 fn thirty_days_of_faults_break_no_handshake_and_serve_nothing_expired() {
     let kept = std::fs::read_to_string(KEPT).unwrap_or_default();
     let kept = kept.lines().filter_map(|line| line.parse().ok());
-    let fresh = u64::from_ne_bytes(random::bytes());
-    let rounds = rounds();
-    let seeds: Vec<u64> = kept
-        .chain((0..rounds).map(|n| fresh.wrapping_add(n)))
-        .collect();
+    let seeds: Vec<u64> = kept.chain(seeds()).collect();
     let failed = Mutex::new(Vec::new());
     let next = Mutex::new(seeds.into_iter());
     std::thread::scope(|scope| {
@@ -82,9 +79,15 @@ fn thirty_days_of_faults_break_no_handshake_and_serve_nothing_expired() {
     clippy::disallowed_methods,
     reason = "the length of a test is not configuration"
 )]
-fn rounds() -> u64 {
+fn seeds() -> Vec<u64> {
     let asked = std::env::var("SIGNET_SEEDS").ok();
-    asked.and_then(|asked| asked.parse().ok()).unwrap_or(20)
+    match asked.and_then(|asked| asked.parse::<u64>().ok()) {
+        Some(count) => {
+            let fresh = u64::from_ne_bytes(random::bytes());
+            (0..count).map(|n| fresh.wrapping_add(n)).collect()
+        }
+        None => (0..20).collect(),
+    }
 }
 
 fn keep(path: &Path, seed: u64) {
