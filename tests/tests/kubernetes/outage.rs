@@ -18,7 +18,8 @@ fn identities_keep_coming_through_restarts() {
     let id = signet.entry(space.name(), "web", &[]);
     cluster.apply(&idle_pod(space.name(), "web", "web"));
     signet.gets(space.name(), "web", &id);
-    let mounts = volumes(&cluster);
+    let volume = volume_of(&cluster, space.name(), "web");
+    assert_eq!(mounted(&cluster, &volume), 1);
 
     for daemon in [Daemon::Kubelet, Daemon::Containerd] {
         cluster.kill(daemon);
@@ -39,13 +40,16 @@ fn identities_keep_coming_through_restarts() {
             == 0
     });
     signet.gets(space.name(), "web", &id);
-    assert_eq!(volumes(&cluster), mounts);
+    assert_eq!(mounted(&cluster, &volume), 1);
 
     cluster.ctl(&["-n", space.name(), "delete", "pod", "web", "--timeout=60s"]);
+    assert_eq!(mounted(&cluster, &volume), 0);
     cluster.apply(&idle_pod(space.name(), "web", "web"));
     signet.gets(space.name(), "web", &id);
+    let volume = volume_of(&cluster, space.name(), "web");
+    assert_eq!(mounted(&cluster, &volume), 1);
     cluster.ctl(&["-n", space.name(), "delete", "pod", "web", "--timeout=60s"]);
-    assert!(volumes(&cluster) < mounts, "a mount stays behind");
+    assert_eq!(mounted(&cluster, &volume), 0);
 }
 
 #[test]
@@ -60,12 +64,7 @@ fn a_restart_of_the_driver_alone_leaves_volumes_where_they_are_and_new_pods_get_
     let mut start = |pod: &str| {
         cluster.apply(&idle_pod(space.name(), pod, "web"));
         signet.gets(space.name(), pod, &id);
-        let object = cluster.object(space.name(), "pod", pod).unwrap();
-        let uid = object.pointer("/metadata/uid").unwrap().as_str().unwrap();
-        // The harness shows the node's folders at a second path too.
-        mounts.push(format!(
-            " /var/lib/kubelet/pods/{uid}/volumes/kubernetes.io~csi/"
-        ));
+        mounts.push(volume_of(&cluster, space.name(), pod));
     };
     start("before");
     let (agent, driver) = (signet.restarts_of("agent"), signet.restarts_of("csi"));
@@ -293,9 +292,12 @@ impl Talker {
     }
 }
 
-/// How many folders of sockets are mounted for pods on the node.
-fn volumes(cluster: &Cluster) -> usize {
-    mounted(cluster, "/volumes/kubernetes.io~csi/")
+/// Where a pod's volume of the agent's sockets is mounted, as far as no other volume is. The harness shows the node's
+/// folders at a second path too, and other tests' pods come and go.
+fn volume_of(cluster: &Cluster, namespace: &str, pod: &str) -> String {
+    let pod = cluster.object(namespace, "pod", pod).unwrap();
+    let uid = pod.pointer("/metadata/uid").unwrap().as_str().unwrap();
+    format!(" /var/lib/kubelet/pods/{uid}/volumes/kubernetes.io~csi/")
 }
 
 /// How many mounts of the node have this in their paths.
