@@ -210,6 +210,22 @@ impl<'a> Installed<'a> {
             .ctl(&["-n", "signet", "delete", "pod", &pod, "--timeout=60s"]);
     }
 
+    /// What an operator is told of a pod on the node, as JSON.
+    pub fn explain(&self, namespace: &str, pod: &str) -> Value {
+        let ended = self.ask_why(namespace, pod, &["-output", "json"]);
+        serde_json::from_str(&ended.success()).unwrap()
+    }
+
+    /// Asks the agent why the containers of a pod have their identities, or none.
+    pub fn ask_why(&self, namespace: &str, pod: &str, more: &[&str]) -> Ended {
+        let agent = format!("{} -c agent", self.agent_pod());
+        let pod = format!("{namespace}/{pod}");
+        let words = ["/bin/signet", "agent", "explain", "-pod", &pod];
+        let socket = ["-socketPath", "/run/signet/admin/admin.sock"];
+        let words = [&words[..], &socket, more].concat();
+        self.cluster.exec("signet", &agent, &words)
+    }
+
     /// What the agent has logged.
     pub fn agent_log(&self) -> String {
         self.cluster.ctl(&[
@@ -287,6 +303,28 @@ spec:
       csi: {{ driver: csi.spiffe.io, readOnly: true }}
 "#
     )
+}
+
+/// Adds a debug container to a pod, with the pod's volume of the agent's socket; returns how it is named to
+/// [`Cluster::exec`] once it runs. kubectl gives a debugger no volumes, but whoever may debug may ask for them.
+pub fn debug(cluster: &Cluster, namespace: &str, pod: &str) -> String {
+    let patch = format!(
+        r#"{{"spec":{{"ephemeralContainers":[{{"name":"debugger","image":"{CLIENT}","command":["/bin/sleep","infinity"],
+            "volumeMounts":[{{"name":"spiffe","mountPath":"/spiffe-workload-api","readOnly":true}}]}}]}}}}"#
+    );
+    let target = ["-n", namespace, "patch", "pod", pod];
+    let how = [
+        "--subresource=ephemeralcontainers",
+        "--type=strategic",
+        "-p",
+        &patch,
+    ];
+    cluster.ctl(&[&target[..], &how].concat());
+    let debugger = format!("{pod} -c debugger");
+    eventually("the debugger runs", || {
+        cluster.exec(namespace, &debugger, &["true"]).code == 0
+    });
+    debugger
 }
 
 /// Applies a folder of the repository with other images.

@@ -6,7 +6,7 @@ use tests::cluster::{BUSYBOX, Cluster, image};
 use tests::peers;
 use tests::process::{eventually, run};
 
-use tests::installed::{CLIENT, Installed, Programs, SIGNET, SOCKET, apply, idle_pod, root};
+use tests::installed::{Installed, Programs, SIGNET, SOCKET, apply, debug, idle_pod, root};
 
 #[test]
 fn the_agent_attests_by_the_token_of_its_pod() {
@@ -128,25 +128,9 @@ fn a_debug_container_gets_nothing_of_its_pod() {
     let id = signet.entry(space.name(), "debugged", &[]);
     cluster.apply(&idle_pod(space.name(), "debugged", "debugged"));
     signet.gets(space.name(), "debugged", &id);
-    // kubectl gives a debugger no volumes; whoever may debug may ask for them.
-    let patch = format!(
-        r#"{{"spec":{{"ephemeralContainers":[{{"name":"debugger","image":"{CLIENT}","command":["/bin/sleep","infinity"],
-            "volumeMounts":[{{"name":"spiffe","mountPath":"/spiffe-workload-api","readOnly":true}}]}}]}}}}"#
-    );
-    let target = ["-n", space.name(), "patch", "pod", "debugged"];
-    let how = [
-        "--subresource=ephemeralcontainers",
-        "--type=strategic",
-        "-p",
-        &patch,
-    ];
-    cluster.ctl(&[&target[..], &how].concat());
-    let debugger = "debugged -c debugger";
-    eventually("the debugger runs", || {
-        cluster.exec(space.name(), debugger, &["true"]).code == 0
-    });
+    let debugger = debug(&cluster, space.name(), "debugged");
     signet.refuses("ephemeral_container", || {
-        signet.fetch(space.name(), debugger)
+        signet.fetch(space.name(), &debugger)
     });
 }
 

@@ -6,6 +6,7 @@
 )]
 
 mod drivers;
+mod explain;
 mod harness;
 mod identity;
 mod outage;

@@ -7,7 +7,7 @@ use serde_json::Value;
 use tests::cluster::{BUSYBOX, Cluster, NODE};
 use tests::process::eventually;
 
-use tests::installed::CLIENT;
+use tests::installed::{CLIENT, debug};
 use tests::pairs::SPACE;
 
 /// Containers from which agents are called. They go with the namespace, but for the static pod.
@@ -16,6 +16,7 @@ pub(super) struct Callers<'a> {
     static_pod: PathBuf,
     /// Pods, and which container of them.
     names: Vec<String>,
+    debugger: String,
 }
 
 impl<'a> Callers<'a> {
@@ -25,6 +26,7 @@ impl<'a> Callers<'a> {
             cluster,
             static_pod: manifests.join("pairs.yaml"),
             names: Vec::new(),
+            debugger: String::new(),
         };
         std::fs::write(&callers.static_pod, static_pod()).unwrap();
         cluster.apply(&pods());
@@ -51,11 +53,17 @@ impl<'a> Callers<'a> {
         for pod in ["plain", "layered"] {
             cluster.wait(SPACE, &format!("pod/{pod}"), "Ready");
         }
+        callers.debugger = debug(cluster, SPACE, "plain");
         callers
     }
 
     pub(super) fn names(&self) -> &[String] {
         &self.names
+    }
+
+    /// A debug container in the pod of another caller, which is none of them.
+    pub(super) fn debugger(&self) -> &str {
+        &self.debugger
     }
 
     fn pod(&self, caller: &str) -> Option<Value> {
@@ -145,7 +153,8 @@ fn possible(pod: &Value) -> BTreeSet<String> {
         all.insert(format!("pod-owner-uid:{kind}:{uid}"));
         all.insert(format!("pod-owner-uid:{kind}:{name}"));
     }
-    for status in statuses(pod, "init").chain(statuses(pod, "regular")) {
+    let kinds = ["init", "regular", "ephemeral"];
+    for status in kinds.into_iter().flat_map(|kind| statuses(pod, kind)) {
         all.insert(format!("container-name:{}", text(status, "/name")));
         for image in [text(status, "/image"), text(status, "/imageID")] {
             for selector in ["pod-image", "pod-init-image", "container-image"] {
@@ -159,6 +168,7 @@ fn possible(pod: &Value) -> BTreeSet<String> {
 fn statuses<'a>(pod: &'a Value, kind: &str) -> impl Iterator<Item = &'a Value> + use<'a> {
     let path = match kind {
         "init" => "/status/initContainerStatuses",
+        "ephemeral" => "/status/ephemeralContainerStatuses",
         _ => "/status/containerStatuses",
     };
     pod.pointer(path)
