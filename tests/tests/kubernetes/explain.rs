@@ -84,6 +84,5 @@ fn processes<const N: usize>(signet: &Installed<'_>, pod: &str) -> [Value; N] {
 /// All of a list, which has so many.
 fn list<const N: usize>(object: &Value, name: &str) -> [Value; N] {
     let list = object[name].as_array().unwrap().clone();
-    list.try_into()
-        .unwrap_or_else(|list| panic!("{name}: {list:?}"))
+    list.try_into().unwrap()
 }
