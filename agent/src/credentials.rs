@@ -36,7 +36,19 @@ pub fn told(certificate: &Certificate) -> String {
 pub struct Credentials {
     own: ArcSwap<AgentSvid>,
     renewed: watch::Sender<()>,
+    is_replaced: watch::Sender<bool>,
     trust: ArcSwap<Bundle>,
+}
+
+/// While this is held, another identity may take the place of the one of now at the server, and is not here yet.
+#[derive(Debug)]
+#[must_use]
+pub struct Replacing(Arc<Credentials>);
+
+impl Drop for Replacing {
+    fn drop(&mut self) {
+        self.0.is_replaced.send_replace(false);
+    }
 }
 
 impl Credentials {
@@ -44,6 +56,7 @@ impl Credentials {
         Self {
             own: ArcSwap::new(own),
             renewed: watch::Sender::new(()),
+            is_replaced: watch::Sender::new(false),
             trust: ArcSwap::new(trust),
         }
     }
@@ -61,6 +74,18 @@ impl Credentials {
     pub fn renew(&self, own: Arc<AgentSvid>) {
         self.own.store(own);
         self.renewed.send_replace(());
+    }
+
+    /// Says that another identity is being asked for, which ends the one of now.
+    pub fn replacing(self: &Arc<Self>) -> Replacing {
+        self.is_replaced.send_replace(true);
+        Replacing(Arc::clone(self))
+    }
+
+    /// Waits until nobody is [replacing](Self::replacing) the identity.
+    pub async fn settled(&self) {
+        // The sender is here.
+        let _ = self.is_replaced.subscribe().wait_for(|is| !is).await;
     }
 
     /// Tells of every identity after the one of now.

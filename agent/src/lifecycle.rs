@@ -212,7 +212,10 @@ impl<G: Gate, R: Registrar> Lifecycle<G, R> {
 
     async fn renew(&mut self, inputs: &mut Inputs) -> Life {
         let own = self.deps.credentials.own();
-        let renewed = if self.is_to_attest(&own) {
+        // Until the next identity is in use. A renewal ends none, and is a call that a denial must reach.
+        let is_to_attest = self.is_to_attest(&own);
+        let _replacing = is_to_attest.then(|| self.deps.credentials.replacing());
+        let renewed = if is_to_attest {
             let trust = self.deps.credentials.trust();
             self.attest(Some(&trust), Some(&own)).await
         } else {
@@ -304,6 +307,7 @@ impl<G: Gate, R: Registrar> Lifecycle<G, R> {
     /// agent has what it has.
     async fn rebootstrap(&mut self, inputs: &mut Inputs) -> Life {
         warn!("The server's authority stays unknown, fetching the trust bundle again");
+        let _replacing = self.deps.credentials.replacing();
         // Nothing is shown of the identity before: a server without our authorities could not read it.
         let failure = match self.attest(None, None).await {
             Ok(standing) => {

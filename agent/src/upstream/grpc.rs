@@ -1,7 +1,8 @@
 //! The server over SPIRE's protocol.
 //!
 //! Each connection shows the SVID that the agent had when it was made; a denial that comes over a
-//! connection with an older one says nothing about the agent that has renewed meanwhile.
+//! connection with an older one says nothing about the agent that has renewed meanwhile, nor about one
+//! that the server has answered with another SVID, which is on its way.
 
 mod attest;
 mod connect;
@@ -17,6 +18,8 @@ use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use futures_util::StreamExt;
+use futures_util::stream::BoxStream;
 use identity::bundle::Bundle;
 use identity::entry::EntryId;
 use identity::jwt::JwtSvid;
@@ -40,8 +43,8 @@ use self::connect::Dialer;
 pub use self::connect::{Patience, Target};
 use self::convert::protocol;
 use self::verify::Anchor;
-use super::feed::{Feed, Followed, Position};
-use super::{EntrySet, Refusal, SigningRequest, Upstream, UpstreamError};
+use super::feed::{Feed, Followed, Part, Position};
+use super::{Denial, EntrySet, Refusal, SigningRequest, Upstream, UpstreamError};
 use crate::credentials::{AgentSvid, Credentials};
 use crate::lifecycle::Registrar;
 
@@ -119,7 +122,7 @@ impl Server {
         };
         match error {
             UpstreamError::Unavailable(_) if !is_new => {}
-            UpstreamError::Denied(_) if !self.is_current(&line) => {}
+            UpstreamError::Denied(denial) if self.is_outdated(denial, &line).await => {}
             error => return Err(error),
         }
         let (line, _) = self.line();
@@ -173,8 +176,12 @@ impl Server {
         (line, true)
     }
 
-    fn is_current(&self, line: &Line) -> bool {
-        Arc::ptr_eq(&line.own, &self.credentials.own())
+    /// Whether a denial was meant for an identity that the agent does not have any more.
+    async fn is_outdated(&self, denial: Denial, line: &Line) -> bool {
+        if is_of_the_old(denial) {
+            self.credentials.settled().await;
+        }
+        !Arc::ptr_eq(&line.own, &self.credentials.own())
     }
 
     /// Forgets the line, unless another one has taken its place. Calls in flight keep theirs.
@@ -315,7 +322,11 @@ impl Feed for Server {
             // The line at hand pings.
             self.hang_up();
         }
-        Ok(followed)
+        let credentials = &self.credentials;
+        Ok(followed.map(|followed| Followed {
+            parts: after_replacement(followed.parts, Arc::clone(credentials)),
+            ..followed
+        }))
     }
 
     fn renewals(&self) -> watch::Receiver<()> {
@@ -325,6 +336,29 @@ impl Feed for Server {
     fn hang_up(&self) {
         *self.line.lock() = None;
     }
+}
+
+/// Whether the server may say so of an identity because it has just given the agent another one.
+fn is_of_the_old(denial: Denial) -> bool {
+    denial == Denial::NotActive
+}
+
+/// Tells of the end of an identity that is being replaced when it is known whether another has come: the follower
+/// passes over what was meant for the one before.
+fn after_replacement(
+    parts: BoxStream<'static, Result<Part, UpstreamError>>,
+    credentials: Arc<Credentials>,
+) -> BoxStream<'static, Result<Part, UpstreamError>> {
+    let told = parts.then(move |part| {
+        let credentials = Arc::clone(&credentials);
+        async move {
+            if matches!(part, Err(UpstreamError::Denied(denial)) if is_of_the_old(denial)) {
+                credentials.settled().await;
+            }
+            part
+        }
+    });
+    told.boxed()
 }
 
 fn answer(item: &Item) -> Result<Result<Vec<Certificate>, Refusal>, UpstreamError> {

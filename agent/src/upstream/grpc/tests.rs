@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use futures_util::{FutureExt, stream};
 use proto::spire::types;
 
 use super::fake::Fake;
@@ -9,7 +10,6 @@ use super::*;
 use crate::bootstrap::Trust;
 use crate::config::ServerAddress;
 use crate::custody::{self, Custody, CustodyConfig};
-use crate::upstream::Denial;
 use crate::upstream::fake::{Ca, trust_domain};
 use identity::x509::X509Svid;
 
@@ -441,6 +441,76 @@ async fn a_denial_of_the_identity_before_the_last_is_no_verdict_on_this_one() {
     answer.await.unwrap();
     assert_eq!(attempts.into_inner(), 2);
     assert_eq!(fake.calls("post_status"), 3);
+}
+
+/// A call that is told once that the agent's SVID is not the one that the server has for it.
+async fn told_once(server: &Server) -> (usize, Result<(), UpstreamError>) {
+    let attempts = std::sync::atomic::AtomicUsize::new(0);
+    let answer = server.call(|_| {
+        let is_first = attempts.fetch_add(1, Ordering::Relaxed) == 0;
+        std::future::ready(match is_first {
+            true => Err(UpstreamError::Denied(Denial::NotActive)),
+            false => Ok(()),
+        })
+    });
+    let answer = answer.await;
+    (attempts.into_inner(), answer)
+}
+
+fn same_again(credentials: &Credentials) -> Arc<AgentSvid> {
+    Arc::new(AgentSvid::clone(&credentials.own()))
+}
+
+#[tokio::test]
+async fn a_denial_of_an_identity_that_is_being_replaced_waits_for_the_next_one() {
+    let fake = Fake::start();
+    let (server, credentials) = server(&fake).await;
+    let replacing = credentials.replacing();
+    let mut call = std::pin::pin!(told_once(&server));
+    assert!(call.as_mut().now_or_never().is_none());
+    credentials.renew(same_again(&credentials));
+    drop(replacing);
+    let (attempts, answer) = call.await;
+    answer.unwrap();
+    assert_eq!(attempts, 2);
+
+    // None came.
+    let replacing = credentials.replacing();
+    let mut call = std::pin::pin!(told_once(&server));
+    assert!(call.as_mut().now_or_never().is_none());
+    drop(replacing);
+    let (attempts, answer) = call.await;
+    let error = answer.unwrap_err();
+    assert!(
+        matches!(error, UpstreamError::Denied(Denial::NotActive)),
+        "{error:?}"
+    );
+    assert_eq!(attempts, 1);
+}
+
+#[tokio::test]
+async fn a_feed_tells_of_the_end_of_an_identity_after_the_next_one_has_come() {
+    let fake = Fake::start();
+    let (_server, credentials) = server(&fake).await;
+    let ends = |denial| {
+        let parts = stream::iter([Err(UpstreamError::Denied(denial))]).boxed();
+        after_replacement(parts, Arc::clone(&credentials))
+    };
+    let replacing = credentials.replacing();
+    let renewals = credentials.renewals();
+    let mut parts = ends(Denial::NotActive);
+    assert!(parts.next().now_or_never().is_none());
+    credentials.renew(same_again(&credentials));
+    drop(replacing);
+    assert!(matches!(
+        parts.next().await,
+        Some(Err(UpstreamError::Denied(Denial::NotActive)))
+    ));
+    assert!(renewals.has_changed().unwrap());
+
+    // A ban is meant for the agent, whatever it is called now.
+    let _replacing = credentials.replacing();
+    assert!(ends(Denial::Banned).next().now_or_never().is_some());
 }
 
 #[tokio::test]
