@@ -18,6 +18,7 @@ mod gate;
 mod limits;
 mod metrics;
 mod names;
+mod pace;
 mod preface;
 mod rate;
 mod service;

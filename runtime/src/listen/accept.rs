@@ -24,6 +24,7 @@ use super::gate::{Admission, Gate, Holder, Refused};
 use super::limits::Peers;
 use super::metrics::Open;
 use super::names::{LOOK_EVERY, Lost};
+use super::pace::Refusals;
 use super::preface::Filter;
 use super::service::{Activity, Caller, ConnectionService};
 use super::tls::{H2, TlsPeer};
@@ -392,7 +393,13 @@ impl Place {
     }
 
     fn service(&self, caller: Caller) -> ConnectionService {
+        let refusals = Refusals::default();
+        if self.admission.has_no_call(Instant::now()) {
+            // Its first call would be refused, and to connect again is not to gain by it.
+            refusals.one_more();
+        }
         ConnectionService {
+            refusals,
             routes: self.shared.routes.clone(),
             caller,
             admission: Arc::clone(&self.admission),

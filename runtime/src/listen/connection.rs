@@ -14,6 +14,7 @@ use tracing::debug;
 
 use super::limits::Limits;
 use super::metrics::SocketMetrics;
+use super::pace::Pace;
 use super::preface::{self, AfterPreface, Filter};
 use super::service::{ConnectionService, Streams};
 use super::writing::{Written, taken_in_time};
@@ -110,7 +111,8 @@ impl Bounds {
         // The streams are dropped with the connection, whether or not they ask h2 for its state.
         let _streams_end = executor.end_with_guard();
         let stream = Written::new(stream, self.limits.write);
-        let io = TokioIo::new(AfterPreface::new(stream, filter));
+        let pace = Pace::new(service.refusals.clone());
+        let io = TokioIo::new(AfterPreface::new(stream, filter, pace));
         let mut connection = pin!(self.http2(executor).serve_connection(io, service));
 
         let ended = tokio::select! {

@@ -254,6 +254,16 @@ impl Admission {
 }
 
 impl Admission {
+    /// Whether somebody whom this is counted for has no call left for now.
+    pub(super) fn has_no_call(&self, now: Instant) -> bool {
+        let loads = self.gate.loads.lock();
+        self.holders.iter().any(|holder| {
+            let calls = holder.allowed(&self.gate.limits).calls;
+            let load = loads.all.get(holder);
+            load.is_some_and(|load| !load.calls.has_one(calls, now))
+        })
+    }
+
     /// Fines those who made a connection that broke the rules: they can make only so many a second, and
     /// none of them costs much. A user is not fined, for its other processes would pay for it.
     pub(super) fn fine(&self, now: Instant) {

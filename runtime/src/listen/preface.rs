@@ -11,6 +11,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
 use super::limits::Rate;
+use super::pace::Pace;
 use super::rate::Bucket;
 use crate::authority::AuthorityFilter;
 
@@ -34,12 +35,13 @@ pub(super) async fn read(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<bo
     Ok(true)
 }
 
-/// Gives the preface, which has been read, once more, then the stream; through a filter, if there is
+/// Gives the preface, which has been read, once more, then the stream at its pace; through a filter, if there is
 /// one. What is written passes as it is.
 #[derive(Debug)]
 pub(super) struct AfterPreface<T> {
     again: &'static [u8],
     filter: Option<Filter>,
+    pace: Pace,
     stream: T,
 }
 
@@ -79,10 +81,11 @@ impl Filter {
 }
 
 impl<T> AfterPreface<T> {
-    pub(super) fn new(stream: T, filter: Option<Filter>) -> Self {
+    pub(super) fn new(stream: T, filter: Option<Filter>, pace: Pace) -> Self {
         Self {
             again: PREFACE,
             filter,
+            pace,
             stream,
         }
     }
@@ -90,21 +93,23 @@ impl<T> AfterPreface<T> {
 
 impl<T: AsyncRead + Unpin> AsyncRead for AfterPreface<T> {
     fn poll_read(
-        mut self: Pin<&mut Self>,
+        self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let length = self.again.len().min(buffer.remaining());
-        match self.again.split_at_checked(length) {
+        let this = self.get_mut();
+        let length = this.again.len().min(buffer.remaining());
+        match this.again.split_at_checked(length) {
             Some((now, later)) if !now.is_empty() => {
                 buffer.put_slice(now);
-                self.again = later;
+                this.again = later;
                 Poll::Ready(Ok(()))
             }
             _ => {
                 let before = buffer.filled().len();
-                let read = Pin::new(&mut self.stream).poll_read(cx, buffer);
-                if let (Some(filter), Poll::Ready(Ok(()))) = (&mut self.filter, &read)
+                let stream = Pin::new(&mut this.stream);
+                let read = this.pace.poll_read(stream, cx, buffer);
+                if let (Some(filter), Poll::Ready(Ok(()))) = (&mut this.filter, &read)
                     && let Some(fresh) = buffer.filled_mut().get_mut(before..)
                 {
                     filter.apply(fresh)?;

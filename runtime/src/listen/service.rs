@@ -16,6 +16,7 @@ use tracing::warn;
 
 use super::gate::{Admission, Refused, StreamPlace};
 use super::metrics::SocketMetrics;
+use super::pace::Refusals;
 use super::tls::TlsPeer;
 use super::writing;
 use crate::quota::Quota;
@@ -34,6 +35,7 @@ pub(super) struct ConnectionService {
     pub(super) caller: Caller,
     pub(super) admission: Arc<Admission>,
     pub(super) activity: Activity,
+    pub(super) refusals: Refusals,
     pub(super) metrics: SocketMetrics,
     /// Room in the log for refusals of this listener.
     pub(super) quota: Arc<Quota>,
@@ -109,8 +111,9 @@ impl hyper::service::Service<Request<Incoming>> for ConnectionService {
 }
 
 impl ConnectionService {
-    /// Counts a refusal, and tells the log of a few of them.
+    /// Counts a refusal, lets the peer wait, and tells the log of a few of them.
     fn refused(&self, refused: Refused) {
+        self.refusals.one_more();
         self.metrics.refused_stream(refused.reason());
         if let Some(passed_over) = self.quota.take() {
             let (pid, uid) = self.caller.process();

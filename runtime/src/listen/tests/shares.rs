@@ -1,5 +1,6 @@
 //! Facts about what a peer may have, and what becomes of one that does not read.
 
+use super::super::pace::PAUSE;
 use super::client::{Client, Raw};
 use super::*;
 
@@ -23,6 +24,29 @@ async fn calls_beyond_the_rate_are_refused_before_any_handler_and_with_a_reason(
     assert!(message.contains("calls%20of%20this%20process"), "{message}");
     assert_eq!(served.metrics.refused_by("process_rate"), 1);
     assert_eq!(served.tasks.contained_panics(), 0);
+}
+
+#[tokio::test]
+async fn who_was_refused_is_not_heard_for_a_moment_on_this_connection_or_another() {
+    let served = served_on_unix(Limits {
+        process: Share::new(64, 256, Rate::new(1, 1)),
+        ..patient()
+    });
+    // A slow machine may have a call to give again.
+    let refused_late = async |client: Client| {
+        let start = tokio::time::Instant::now();
+        let answer = client.call("Who").await.unwrap();
+        let is_refused = answer.headers().contains_key("grpc-status");
+        assert!(!is_refused || start.elapsed() >= PAUSE);
+        client
+    };
+    let first = Client::to(&served).await;
+    first.header("Who", "pid").await;
+    while served.metrics.refused_by("process_rate") == 0 {
+        first.call("Who").await.unwrap();
+    }
+    refused_late(first).await;
+    refused_late(Client::to(&served).await).await;
 }
 
 #[tokio::test]
