@@ -28,7 +28,10 @@ pub struct Cluster {
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Daemon {
     ApiServer,
+    Controllers,
+    Scheduler,
     Kubelet,
+    Proxy,
     Containerd,
 }
 
@@ -36,7 +39,10 @@ impl Daemon {
     fn words(self) -> [&'static str; 2] {
         match self {
             Self::ApiServer => ["cp", "apiserver"],
+            Self::Controllers => ["cp", "controller-manager"],
+            Self::Scheduler => ["cp", "scheduler"],
             Self::Kubelet => [NODE, "kubelet"],
+            Self::Proxy => [NODE, "proxy"],
             Self::Containerd => [NODE, "containerd"],
         }
     }
@@ -141,6 +147,24 @@ impl Cluster {
     /// Starts a daemon that was stopped.
     pub fn start(&self, daemon: Daemon) {
         run(script().arg("start").args(daemon.words())).success();
+    }
+
+    /// Starts the API server after a long outage, and then anew what has asked it in vain: Kubernetes' own programs wait
+    /// ever longer between two tries, up to a minute, and the next test would wait with them.
+    pub fn end_outage(&self) {
+        self.start(Daemon::ApiServer);
+        eventually("the API server is back", || {
+            self.kubectl(&["get", "nodes"]).code == 0
+        });
+        for daemon in [
+            Daemon::Controllers,
+            Daemon::Scheduler,
+            Daemon::Proxy,
+            Daemon::Kubelet,
+        ] {
+            self.kill(daemon);
+            self.start(daemon);
+        }
     }
 
     /// A program in the namespaces of the node, but in no pod.

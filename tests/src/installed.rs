@@ -103,6 +103,10 @@ impl<'a> Installed<'a> {
 
     /// The name of the agent's pod.
     pub fn agent_pod(&self) -> String {
+        self.find_agent_pod().expect("an agent")
+    }
+
+    fn find_agent_pod(&self) -> Option<String> {
         let pods = self.cluster.ctl(&[
             "-n",
             "signet",
@@ -116,12 +120,9 @@ impl<'a> Installed<'a> {
         let pods: Value = serde_json::from_str(&pods).unwrap();
         let pods = pods.pointer("/items").unwrap().as_array().unwrap();
         let alive = |pod: &&Value| pod.pointer("/metadata/deletionTimestamp").is_none();
-        let pod = pods.iter().find(alive).expect("an agent");
-        pod.pointer("/metadata/name")
-            .unwrap()
-            .as_str()
-            .unwrap()
-            .to_owned()
+        let pod = pods.iter().find(alive)?;
+        let name = pod.pointer("/metadata/name").unwrap().as_str().unwrap();
+        Some(name.to_owned())
     }
 
     /// How often the containers of the agent's pod were started again.
@@ -204,10 +205,16 @@ impl<'a> Installed<'a> {
         count("/status/numberReady") == Some(1)
     }
 
+    /// Deletes the agent's pod, and waits until the next one has started its agent: a pod that is being made has no log
+    /// to be read.
     pub fn delete_agent_pod(&self) {
         let pod = self.agent_pod();
         self.cluster
             .ctl(&["-n", "signet", "delete", "pod", &pod, "--timeout=60s"]);
+        eventually("the next agent has been started", || {
+            let next = self.find_agent_pod();
+            next.is_some_and(|pod| self.cluster.kubectl(&agent_log_of(&pod)).code == 0)
+        });
     }
 
     /// What an operator is told of a pod on the node, as JSON.
@@ -228,15 +235,7 @@ impl<'a> Installed<'a> {
 
     /// What the agent has logged.
     pub fn agent_log(&self) -> String {
-        self.cluster.ctl(&[
-            "-n",
-            "signet",
-            "logs",
-            &self.agent_pod(),
-            "-c",
-            "agent",
-            "--tail=-1",
-        ])
+        self.cluster.ctl(&agent_log_of(&self.agent_pod()))
     }
 
     /// The SPIFFE ID of the node's agent, by SPIRE's rule.
@@ -275,6 +274,10 @@ impl<'a> Installed<'a> {
             has
         });
     }
+}
+
+fn agent_log_of(pod: &str) -> [&str; 7] {
+    ["-n", "signet", "logs", pod, "-c", "agent", "--tail=-1"]
 }
 
 /// A pod with our program in it and the volume. It does nothing; a file `/tmp/end` ends its container, which then is

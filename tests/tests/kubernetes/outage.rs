@@ -221,16 +221,16 @@ fn the_node_keeps_its_identities_while_the_api_server_is_down() {
         || calls.said(&id) > 0,
     );
 
-    cluster.start(Daemon::ApiServer);
-    eventually("the API server is back", || {
-        cluster.kubectl(&["get", "nodes"]).code == 0
-    });
+    cluster.end_outage();
     assert_eq!(
         signet.restarts(),
         restarts,
         "the agent did not outlive it:\n{}",
         signet.told()
     );
+    // What was changed meanwhile is seen: a new pod is made, and gets its own.
+    cluster.apply(&idle_pod(space.name(), "after", "web"));
+    signet.gets(space.name(), "after", &id);
 }
 
 /// How long the API server is away: longer than the kubelet believes a token without it (two minutes), and longer than
