@@ -259,3 +259,28 @@ impl Snapshot {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_change_of_a_large_map_is_passed_over() {
+        // Far apart and in no order, as drawn ids are.
+        let keys: Vec<u64> = (1..=2_000_u64)
+            .map(|n| n.wrapping_mul(0x9e37_79b9_7f4a_7c15))
+            .collect();
+        let mut map: imbl::OrdMap<u64, u64> = keys.iter().map(|key| (*key, 0_u64)).collect();
+        for key in &keys {
+            let older = map.clone();
+            map.insert(*key, 1);
+            let found: Vec<_> = changes(&older, &map).collect();
+            assert_eq!(found, [(Some(&0), Some(&1))], "update of {key}");
+            let without = map.without(key);
+            let found: Vec<_> = changes(&map, &without).collect();
+            assert_eq!(found, [(Some(&1), None)], "removal of {key}");
+            let found: Vec<_> = changes(&without, &map).collect();
+            assert_eq!(found, [(None, Some(&1))], "addition of {key}");
+        }
+    }
+}
