@@ -62,6 +62,7 @@ impl Signer {
     pub(crate) fn sign(&self, id: &str) -> Signed {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::default();
+        params.is_ca = IsCa::ExplicitNoCa;
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = vec![
             ExtendedKeyUsagePurpose::ServerAuth,
