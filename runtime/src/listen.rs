@@ -11,6 +11,7 @@
 //! [`Peer`]: crate::unix::Peer
 
 mod accept;
+mod activity;
 mod bind;
 mod connection;
 mod descriptors;

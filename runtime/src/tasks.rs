@@ -4,16 +4,16 @@
 //! supervisor restarts. A connection's panic ends that connection: one workload must not be able to
 //! take its neighbours' agent down.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures_util::FutureExt;
+use futures_util::future::{AbortHandle, Abortable};
 use parking_lot::Mutex;
-use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::error;
 
@@ -31,10 +31,13 @@ pub struct TaskGroup {
 #[derive(Debug)]
 struct Shared {
     tracker: TaskTracker,
-    abort: CancellationToken,
     trigger: ShutdownTrigger,
-    // How many tasks of each name run. INVARIANT: no entry is zero.
-    running: Mutex<BTreeMap<&'static str, usize>>,
+    // Each task that runs, by its number. A handle for each, for a token that all of them watch would be one lock
+    // that all of them take whenever one is woken.
+    running: Mutex<BTreeMap<u64, (&'static str, AbortHandle)>>,
+    started: AtomicU64,
+    // Who starts from now on is dropped at once.
+    aborted: AtomicBool,
     failed: Mutex<Option<&'static str>>,
     contained_panics: AtomicU64,
 }
@@ -53,9 +56,10 @@ impl TaskGroup {
     pub fn new(trigger: ShutdownTrigger) -> Self {
         let shared = Shared {
             tracker: TaskTracker::new(),
-            abort: CancellationToken::new(),
             trigger,
             running: Mutex::default(),
+            started: AtomicU64::new(0),
+            aborted: AtomicBool::new(false),
             failed: Mutex::default(),
             contained_panics: AtomicU64::new(0),
         };
@@ -120,8 +124,7 @@ impl TaskGroup {
         {
             return Drained::InTime;
         }
-        let late = self.shared.running.lock().keys().copied().collect();
-        self.shared.abort.cancel();
+        let late = self.shared.abort();
         if tokio::time::timeout(ABORT_GRACE, self.shared.tracker.wait())
             .await
             .is_err()
@@ -132,50 +135,60 @@ impl TaskGroup {
     }
 
     /// The task comes in a box: what watches it would hold it three times otherwise, in its arguments, in the
-    /// fence around its panics and in the race with the abort.
+    /// fence around its panics and in what aborts it.
     fn run(
         &self,
         name: &'static str,
         task: Pin<Box<dyn Future<Output = ()> + Send>>,
         on_panic: fn(&Shared, &'static str),
     ) {
-        let shared = Arc::clone(&self.shared);
-        let running = Running::enter(Arc::clone(&self.shared), name);
+        let (handle, registration) = AbortHandle::new_pair();
+        let running = Running::enter(Arc::clone(&self.shared), name, handle);
         self.shared.tracker.spawn(async move {
-            let _running = running;
             // The future is dropped at once when it panics, so nobody sees what it left broken.
-            let task = AssertUnwindSafe(task).catch_unwind();
-            tokio::select! {
-                () = shared.abort.cancelled() => {}
-                ended = task => if ended.is_err() {
-                    on_panic(&shared, name);
-                }
+            let task = Abortable::new(AssertUnwindSafe(task).catch_unwind(), registration);
+            if let Ok(Err(_)) = task.await {
+                on_panic(&running.shared, name);
             }
         });
     }
 }
 
+impl Shared {
+    /// Drops every task where it stands, and names those that ran.
+    fn abort(&self) -> Vec<&'static str> {
+        let running = self.running.lock();
+        self.aborted.store(true, Ordering::Relaxed);
+        for (_, handle) in running.values() {
+            handle.abort();
+        }
+        let names: BTreeSet<_> = running.values().map(|(name, _)| *name).collect();
+        names.into_iter().collect()
+    }
+}
+
+/// A task that runs.
 struct Running {
     shared: Arc<Shared>,
-    name: &'static str,
+    number: u64,
 }
 
 impl Running {
-    fn enter(shared: Arc<Shared>, name: &'static str) -> Self {
-        *shared.running.lock().entry(name).or_default() += 1;
-        Self { shared, name }
+    fn enter(shared: Arc<Shared>, name: &'static str, handle: AbortHandle) -> Self {
+        let number = shared.started.fetch_add(1, Ordering::Relaxed);
+        let mut running = shared.running.lock();
+        if shared.aborted.load(Ordering::Relaxed) {
+            handle.abort();
+        }
+        running.insert(number, (name, handle));
+        drop(running);
+        Self { shared, number }
     }
 }
 
 impl Drop for Running {
     fn drop(&mut self) {
-        let mut running = self.shared.running.lock();
-        if let Some(count) = running.get_mut(self.name) {
-            *count -= 1;
-            if *count == 0 {
-                running.remove(self.name);
-            }
-        }
+        self.shared.running.lock().remove(&self.number);
     }
 }
 

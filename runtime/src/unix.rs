@@ -147,7 +147,14 @@ impl Credentials {
 impl Peer {
     /// Holds the process that connected. Must be called inside a Tokio runtime, right after accept.
     pub fn of(stream: &UnixStream) -> Result<Self, PeerError> {
-        let Credentials { pid, uid, gid } = Credentials::of(stream)?;
+        Self::with_credentials(stream, Credentials::of(stream)?)
+    }
+
+    /// The same, where the kernel has been asked for the credentials of this stream before.
+    pub(crate) fn with_credentials(
+        stream: &UnixStream,
+        Credentials { pid, uid, gid }: Credentials,
+    ) -> Result<Self, PeerError> {
         let pid = pid.ok_or(PeerError::ForeignPidNamespace)?;
         Self::hold(pid, uid, gid, PidFd::of_peer(stream, pid))
     }
@@ -184,9 +191,7 @@ impl Peer {
             Err(PidFdError::Exited) => return Err(PeerError::Exited(pid)),
             Err(PidFdError::Failed(source)) => return Err(PeerError::Hold { pid, source }),
         };
-        if !proc::shows_our_pid_namespace() {
-            return Err(PeerError::ForeignProc);
-        }
+        let all = proc::of_our_pid_namespace().ok_or(PeerError::ForeignProc)?;
         let failed = |source: io::Error| {
             if proc::means_exited(&source) {
                 PeerError::Exited(pid)
@@ -194,7 +199,7 @@ impl Peer {
                 PeerError::Proc { pid, source }
             }
         };
-        let proc = ProcDir::open(pid).map_err(failed)?;
+        let proc = ProcDir::open(all, pid).map_err(failed)?;
         let life = match pidfd {
             Some(pidfd) => Life::PidFd(pidfd),
             None => Life::StartTime(proc.start_time().map_err(failed)?),
@@ -283,12 +288,10 @@ impl Peer {
         self.while_alive(|| self.proc.exe())
     }
 
+    /// One look after the read is enough: it lived when it was first held, and who lives after a read has lived
+    /// all the time before.
     fn while_alive<T>(&self, read: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
-        let answer = if self.is_alive() {
-            read()
-        } else {
-            Err(exited())
-        };
+        let answer = read();
         if self.is_alive() {
             answer
         } else {

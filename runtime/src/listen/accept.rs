@@ -17,6 +17,7 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 use tonic::service::Routes;
 use tracing::{debug, error, info};
 
+use super::activity::Activity;
 use super::bind::BoundUnix;
 use super::connection::{Bounds, Ended};
 use super::descriptors::Descriptors;
@@ -26,7 +27,7 @@ use super::metrics::Open;
 use super::names::{LOOK_EVERY, Lost};
 use super::pace::Refusals;
 use super::preface::Filter;
-use super::service::{Activity, Caller, ConnectionService};
+use super::service::{Caller, ConnectionService};
 use super::tls::{H2, TlsPeer};
 use super::{Serve, TlsConfigSource};
 use crate::memory::Departures;
@@ -284,7 +285,8 @@ impl Listener {
     fn identify(&self, stream: &UnixStream) -> Result<(Credentials, Option<Arc<Peer>>), Refusal> {
         let credentials = Credentials::of(stream)?;
         self.shared.gate.precheck(credentials.pid, Instant::now())?;
-        match (Peer::of(stream), self.shared.serve.limits.peers) {
+        let peer = Peer::with_credentials(stream, credentials);
+        match (peer, self.shared.serve.limits.peers) {
             (Ok(peer), _) => Ok((credentials, Some(Arc::new(peer)))),
             (Err(PeerError::ForeignPidNamespace), Peers::Known) => Ok((credentials, None)),
             (Err(error), _) => Err(error.into()),

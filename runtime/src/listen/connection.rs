@@ -8,15 +8,16 @@ use hyper::rt::Executor;
 use hyper::server::conn::http2;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::watch;
+use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::debug;
 
+use super::activity::Activity;
 use super::limits::Limits;
 use super::metrics::SocketMetrics;
 use super::pace::Pace;
 use super::preface::{self, AfterPreface, Filter};
-use super::service::{ConnectionService, Streams};
+use super::service::ConnectionService;
 use super::writing::{Written, taken_in_time};
 use crate::memory::Departures;
 use crate::report;
@@ -106,7 +107,7 @@ impl Bounds {
     where
         T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let mut streams = service.activity.watch();
+        let activity = service.activity.clone();
         let executor = StreamExecutor::new(self);
         // The streams are dropped with the connection, whether or not they ask h2 for its state.
         let _streams_end = executor.end_with_guard();
@@ -117,7 +118,7 @@ impl Bounds {
 
         let ended = tokio::select! {
             ended = &mut connection => return closed(ended),
-            ended = self.quiet(&mut streams) => ended,
+            ended = self.quiet(&activity) => ended,
             () = self.shutdown.requested() => Ended::DrainDeadline,
         };
         Pin::as_mut(&mut connection).graceful_shutdown();
@@ -126,35 +127,36 @@ impl Bounds {
                 (Ok(()), Ended::DrainDeadline) => Ended::Closed,
                 _ => ended,
             },
-            () = self.overdue(ended, &mut streams) => ended,
+            () = self.overdue(ended, &activity) => ended,
         }
     }
 
     /// Waits until the connection has been without a stream for too long.
-    async fn quiet(&self, streams: &mut watch::Receiver<Streams>) -> Ended {
-        loop {
-            let any = streams.borrow().any;
-            let (patience, ended) = match any {
-                true => (self.limits.idle, Ended::Idle),
-                false => (self.limits.first_request, Ended::NoRequest),
-            };
-            if without_streams(streams, patience).await {
-                return ended;
+    async fn quiet(&self, activity: &Activity) -> Ended {
+        let start = Instant::now();
+        let due = start + self.limits.first_request;
+        while !activity.is_any() {
+            let now = Instant::now();
+            if due <= now {
+                return Ended::NoRequest;
             }
+            // Nobody is woken by a first request, and not before this can one be gone for too long.
+            sleep_until(due.min(now + self.limits.idle)).await;
         }
+        activity.without_streams(self.limits.idle, start).await;
+        Ended::Idle
     }
 
     /// Waits until a peer that was told to go has had its time. A stream that crossed the word on
     /// its way is let go on.
-    async fn overdue(&self, ended: Ended, streams: &mut watch::Receiver<Streams>) {
+    async fn overdue(&self, ended: Ended, activity: &Activity) {
         if ended != Ended::DrainDeadline {
-            let left = async { while !without_streams(streams, self.limits.leave).await {} };
             tokio::select! {
-                () = left => return,
+                () = activity.without_streams(self.limits.leave, Instant::now()) => return,
                 () = self.shutdown.requested() => {}
             }
         }
-        tokio::time::sleep(self.limits.drain).await;
+        sleep(self.limits.drain).await;
     }
 
     fn http2(&self, executor: StreamExecutor) -> http2::Builder<StreamExecutor> {
@@ -174,16 +176,6 @@ impl Bounds {
             .auto_date_header(false);
         builder
     }
-}
-
-/// Waits for the streams to end and then for `patience`; false if one began in that time.
-async fn without_streams(streams: &mut watch::Receiver<Streams>, patience: Duration) -> bool {
-    // An error says that the connection is gone, and its streams with it.
-    let _ = streams.wait_for(|streams| streams.open == 0).await;
-    !matches!(
-        tokio::time::timeout(patience, streams.changed()).await,
-        Ok(Ok(()))
-    )
 }
 
 fn closed(ended: hyper::Result<()>) -> Ended {

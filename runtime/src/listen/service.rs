@@ -7,13 +7,13 @@ use std::task::{Context, Poll};
 
 use http::{Extensions, Request, Response};
 use hyper::body::{Body as HttpBody, Frame, Incoming, SizeHint};
-use tokio::sync::watch;
 use tokio::time::Instant;
 use tonic::body::Body;
 use tonic::service::Routes;
 use tower_service::Service as _;
 use tracing::warn;
 
+use super::activity::{Activity, OpenStream};
 use super::gate::{Admission, Refused, StreamPlace};
 use super::metrics::SocketMetrics;
 use super::pace::Refusals;
@@ -41,23 +41,11 @@ pub(super) struct ConnectionService {
     pub(super) quota: Arc<Quota>,
 }
 
-/// How many streams a connection has, and whether it ever had one.
-#[derive(Clone, Debug)]
-pub(super) struct Activity(watch::Sender<Streams>);
-
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub(super) struct Streams {
-    pub(super) open: usize,
-    pub(super) any: bool,
-}
-
 /// An answer's body, which keeps its stream counted until it is sent or dropped.
 pub(super) struct CountedBody {
     body: Body,
     _stream: Option<(StreamPlace, OpenStream)>,
 }
-
-struct OpenStream(watch::Sender<Streams>);
 
 impl Caller {
     /// The process id and the user id, if it has them.
@@ -126,30 +114,6 @@ impl ConnectionService {
                 "Refused a call of a peer that has or makes too many"
             );
         }
-    }
-}
-
-impl Activity {
-    pub(super) fn new() -> Self {
-        Self(watch::Sender::default())
-    }
-
-    pub(super) fn watch(&self) -> watch::Receiver<Streams> {
-        self.0.subscribe()
-    }
-
-    fn open(&self) -> OpenStream {
-        self.0.send_modify(|streams| {
-            streams.open += 1;
-            streams.any = true;
-        });
-        OpenStream(self.0.clone())
-    }
-}
-
-impl Drop for OpenStream {
-    fn drop(&mut self) {
-        self.0.send_modify(|streams| streams.open -= 1);
     }
 }
 

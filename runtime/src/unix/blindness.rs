@@ -17,7 +17,7 @@ pub enum Blindness {
 impl Blindness {
     /// Looks at this process's own place.
     pub fn of_this_process() -> Option<Self> {
-        if !proc::shows_our_pid_namespace() {
+        if proc::of_our_pid_namespace().is_none() {
             return Some(Self::ForeignProc);
         }
         let own = nix::fcntl::readlink("/proc/self/ns/pid").ok();

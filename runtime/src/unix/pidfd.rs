@@ -67,10 +67,14 @@ impl PidFd {
 
     /// Waits for the exit. An error says that waiting is impossible, not that the process lives.
     pub(super) async fn exited(&self) -> io::Result<()> {
-        while !self.has_exited() {
-            self.0.readable().await?.clear_ready();
+        loop {
+            // An exit before this was first asked is told too: the descriptor was watched since it was made.
+            let mut told = self.0.readable().await?;
+            if self.has_exited() {
+                return Ok(());
+            }
+            told.clear_ready();
         }
-        Ok(())
     }
 
     #[expect(

@@ -3,7 +3,8 @@
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::OnceLock;
 
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, open, openat, readlinkat};
@@ -26,19 +27,25 @@ const USUAL_BYTES: usize = 2048;
 pub(super) struct ProcDir(OwnedFd);
 
 impl ProcDir {
-    pub(super) fn open(pid: u32) -> io::Result<Self> {
-        let path = format!("/proc/{pid}");
+    /// Of the process that has this pid in `all`.
+    pub(super) fn open(all: BorrowedFd<'_>, pid: u32) -> io::Result<Self> {
+        let name = pid.to_string();
         let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-        Ok(Self(open(path.as_str(), flags, Mode::empty())?))
+        Ok(Self(openat(all, name.as_str(), flags, Mode::empty())?))
     }
 
     pub(super) fn read(&self, name: &str, max: usize) -> io::Result<Vec<u8>> {
-        let file = self.open_below(name, OFlag::O_NOFOLLOW)?;
-        let limit = u64::try_from(max).unwrap_or(u64::MAX);
-        // The kernel writes most of these texts in one piece, if there is room for it.
-        let mut bytes = Vec::with_capacity(USUAL_BYTES);
-        // One byte more than allowed tells "too large" from "exactly as large".
-        file.take(limit.saturating_add(1)).read_to_end(&mut bytes)?;
+        let mut file = self.open_below(name, OFlag::O_NOFOLLOW)?;
+        let mut bytes = vec![0; USUAL_BYTES];
+        let read = file.read(&mut bytes)?;
+        bytes.truncate(read);
+        // The kernel makes these texts in one piece, and gives all of one if there is room for it.
+        let is_whole = read < USUAL_BYTES && bytes.ends_with(b"\n");
+        if !is_whole && read > 0 {
+            let limit = u64::try_from(max).unwrap_or(u64::MAX);
+            // One byte more than allowed tells "too large" from "exactly as large".
+            file.take(limit.saturating_add(1)).read_to_end(&mut bytes)?;
+        }
         if bytes.len() > max {
             let text = format!("`{name}` is larger than {max} bytes");
             return Err(io::Error::new(io::ErrorKind::FileTooLarge, text));
@@ -130,11 +137,23 @@ fn fields_after_name(stat: &[u8]) -> impl Iterator<Item = &[u8]> {
         .filter(|field| !field.is_empty())
 }
 
-/// Whether `/proc` numbers processes as the kernel numbers them for us: in a foreign `/proc` a pid
-/// means another process.
-pub(super) fn shows_our_pid_namespace() -> bool {
-    let shown = nix::fcntl::readlink("/proc/self").ok();
-    shown.is_some_and(|pid| pid.to_str() == Some(std::process::id().to_string().as_str()))
+/// The directory `/proc`, if it numbers processes as the kernel numbers them for us: in a foreign one a pid means
+/// another process.
+///
+/// It is looked at until it is ours, and then kept: whatever is mounted over it later, the pids in it stay ours.
+pub(super) fn of_our_pid_namespace() -> Option<BorrowedFd<'static>> {
+    static OURS: OnceLock<OwnedFd> = OnceLock::new();
+    if OURS.get().is_none() {
+        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        let found = open("/proc", flags, Mode::empty()).ok()?;
+        let shown = readlinkat(&found, "self").ok()?;
+        if shown.to_str() != Some(std::process::id().to_string().as_str()) {
+            return None;
+        }
+        // Whoever came first has found the same.
+        let _ = OURS.set(found);
+    }
+    OURS.get().map(AsFd::as_fd)
 }
 
 /// Whether this is how the kernel answers below the directory of a process that is gone.
