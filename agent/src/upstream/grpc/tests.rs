@@ -566,9 +566,10 @@ async fn a_network_that_swallows_everything_is_noticed_by_a_ping_and_the_next_se
     let fake = Fake::start();
     let hole = Hole::before(fake.addr).await;
     let patience = Patience {
-        connect: Duration::from_millis(600),
-        ping: Duration::from_millis(100),
-        pong: Duration::from_millis(200),
+        // Long enough for a busy machine: what is not swallowed must not be given up.
+        connect: Duration::from_secs(2),
+        ping: Duration::from_millis(200),
+        pong: Duration::from_secs(2),
         // Nothing but a ping tells in time.
         call: Duration::from_secs(60),
         ..Patience::USUAL
@@ -584,10 +585,11 @@ async fn towards_a_server_that_takes_no_pings_the_deadline_of_a_call_tells_the_s
     let fake = Fake::start();
     let hole = Hole::before(fake.addr).await;
     let patience = Patience {
-        connect: Duration::from_millis(600),
-        ping: Duration::from_millis(1),
-        pong: Duration::from_millis(1),
-        call: Duration::from_secs(2),
+        connect: Duration::from_secs(2),
+        // A ping would tell before the deadline does, and not so soon that a busy machine is taken for a hole.
+        ping: Duration::from_millis(100),
+        pong: Duration::from_secs(1),
+        call: Duration::from_secs(4),
         ..Patience::USUAL
     };
     let server = hole.leads(&fake, patience).await;
