@@ -13,6 +13,7 @@
 mod accept;
 mod activity;
 mod bind;
+mod callers;
 mod connection;
 mod descriptors;
 mod gate;

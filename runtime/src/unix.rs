@@ -19,6 +19,7 @@ use std::fs::{File, Metadata};
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::os::unix::fs::MetadataExt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use nix::sys::socket::{getsockopt, sockopt};
@@ -47,11 +48,17 @@ pub struct Credentials {
 /// A process that connected, held from accept to the end of its connection.
 #[derive(Debug)]
 pub struct Peer {
-    pid: u32,
     uid: u32,
     gid: u32,
-    proc: ProcDir,
     program: Option<Program>,
+    process: Arc<Process>,
+}
+
+/// A process that is held: whatever happens to its pid, this means no other.
+#[derive(Debug)]
+struct Process {
+    pid: u32,
+    proc: ProcDir,
     life: Life,
 }
 
@@ -165,7 +172,7 @@ impl Peer {
     /// come to another one before this call, though not after it.
     pub fn of_pid(pid: u32) -> Result<Self, PeerError> {
         let mut peer = Self::hold(pid, 0, 0, PidFd::of_pid(pid))?;
-        let ids = peer.proc.effective_ids();
+        let ids = peer.process.proc.effective_ids();
         if !peer.is_alive() {
             return Err(PeerError::Exited(pid));
         }
@@ -204,26 +211,38 @@ impl Peer {
             Some(pidfd) => Life::PidFd(pidfd),
             None => Life::StartTime(proc.start_time().map_err(failed)?),
         };
+        let process = Arc::new(Process { pid, proc, life });
+        // INVARIANT: the process lives after its directory was opened, so the pid was its own then.
+        Self::now(process, uid, gid).ok_or(PeerError::Exited(pid))
+    }
+
+    /// The same process, which has connected once more, if the kernel names it so and it lives.
+    ///
+    /// Of the connections to one listener this must be asked in the order in which the kernel gave them: one that
+    /// was made before this process had its pid has then been given before. From then on no other process can have
+    /// that pid while this one lives.
+    pub(crate) fn again(&self, Credentials { pid, uid, gid }: Credentials) -> Option<Self> {
+        let is_named = pid == Some(self.process.pid);
+        is_named
+            .then(|| Self::now(Arc::clone(&self.process), uid, gid))
+            .flatten()
+    }
+
+    /// The process as it is now, if it lives.
+    fn now(process: Arc<Process>, uid: u32, gid: u32) -> Option<Self> {
         let peer = Self {
-            pid,
             uid,
             gid,
             // Not every agent has the right to know.
-            program: proc.program().ok(),
-            proc,
-            life,
+            program: process.proc.program().ok(),
+            process,
         };
-        // INVARIANT: the process lives after its directory was opened, so the pid was its own then.
-        if peer.is_alive() {
-            Ok(peer)
-        } else {
-            Err(PeerError::Exited(pid))
-        }
+        peer.is_alive().then_some(peer)
     }
 
     /// The process id.
     pub fn pid(&self) -> u32 {
-        self.pid
+        self.process.pid
     }
 
     /// The effective user id at connect.
@@ -244,7 +263,7 @@ impl Peer {
 
     /// The descriptor of the process, where the kernel has one: who is shown it can look at no other.
     pub fn pidfd(&self) -> Option<BorrowedFd<'_>> {
-        match &self.life {
+        match &self.process.life {
             Life::PidFd(pidfd) => Some(pidfd.as_fd()),
             Life::StartTime(_) => None,
         }
@@ -252,15 +271,15 @@ impl Peer {
 
     /// Whether the process runs. A zombie does not.
     pub fn is_alive(&self) -> bool {
-        match &self.life {
+        match &self.process.life {
             Life::PidFd(pidfd) => !pidfd.has_exited(),
-            Life::StartTime(start_time) => self.proc.is_running_since(*start_time),
+            Life::StartTime(start_time) => self.process.proc.is_running_since(*start_time),
         }
     }
 
     /// Waits until the process has exited.
     pub async fn exited(&self) {
-        if let Life::PidFd(pidfd) = &self.life
+        if let Life::PidFd(pidfd) = &self.process.life
             && pidfd.exited().await.is_ok()
         {
             return;
@@ -274,18 +293,18 @@ impl Peer {
     ///
     /// `name` is one component. Blocks for as long as the kernel takes.
     pub fn proc_file(&self, name: &str, max: usize) -> io::Result<Vec<u8>> {
-        self.while_alive(|| self.proc.read(name, max))
+        self.while_alive(|| self.process.proc.read(name, max))
     }
 
     /// Reads the symbolic link `/proc/PID/NAME`. The text means something only in the mount
     /// namespace of the peer.
     pub fn proc_link(&self, name: &str) -> io::Result<OsString> {
-        self.while_alive(|| self.proc.link(name))
+        self.while_alive(|| self.process.proc.link(name))
     }
 
     /// Opens the very file that the process executes, wherever its path points by now.
     pub fn exe_file(&self) -> io::Result<File> {
-        self.while_alive(|| self.proc.exe())
+        self.while_alive(|| self.process.proc.exe())
     }
 
     /// One look after the read is enough: it lived when it was first held, and who lives after a read has lived

@@ -19,10 +19,11 @@ use tracing::{debug, error, info};
 
 use super::activity::Activity;
 use super::bind::BoundUnix;
+use super::callers::Callers;
 use super::connection::{Bounds, Ended};
 use super::descriptors::Descriptors;
 use super::gate::{Admission, Gate, Holder, Refused};
-use super::limits::Peers;
+use super::limits::{ContainerKey, Peers};
 use super::metrics::Open;
 use super::names::{LOOK_EVERY, Lost};
 use super::pace::Refusals;
@@ -41,6 +42,7 @@ const EXHAUSTED: Duration = Duration::from_millis(100);
 /// One listener while it serves.
 pub(super) struct Listener {
     shared: Arc<Shared>,
+    callers: Callers,
     connections: TaskTracker,
     descriptors: Descriptors,
 }
@@ -60,6 +62,9 @@ struct Place {
     _open: Open,
     _connection: TaskTrackerToken,
 }
+
+/// What is known of who connected, before anything is read of it.
+type Identified = (Credentials, Option<Arc<Peer>>, Option<ContainerKey>);
 
 /// Why a connection is not taken.
 enum Refusal {
@@ -99,6 +104,7 @@ impl Listener {
         };
         Self {
             shared: Arc::new(shared),
+            callers: Callers::default(),
             connections: TaskTracker::new(),
             descriptors,
         }
@@ -118,7 +124,10 @@ impl Listener {
                 accepted = listener.accept() => Some(accepted),
             };
             match next {
-                None => self.look_at_names(&mut listener, &mut bound),
+                None => {
+                    self.callers.sweep();
+                    self.look_at_names(&mut listener, &mut bound);
+                }
                 Some(Ok((stream, _))) => {
                     self.have_descriptors(&stream).await;
                     self.take_unix(stream);
@@ -182,6 +191,7 @@ impl Listener {
     async fn have_descriptors(&self, newest: &impl AsFd) {
         while !self.descriptors.are_enough(newest) {
             self.descriptors.scarce();
+            self.callers.clear();
             tokio::select! {
                 () = self.shared.serve.shutdown.requested() => return,
                 () = tokio::time::sleep(EXHAUSTED) => {}
@@ -200,7 +210,11 @@ impl Listener {
             self.tell_of(lost);
         }
         match bound.listener().and_then(UnixListener::from_std) {
-            Ok(anew) => *listener = anew,
+            Ok(anew) => {
+                *listener = anew;
+                // What was connected to the old one comes in no order with what is connected to this.
+                self.callers.clear();
+            }
             Err(error) => {
                 let name = self.shared.serve.metrics.name();
                 error!(listener = name, %error, "Could not listen on a socket that was taken back");
@@ -248,10 +262,7 @@ impl Listener {
                 return;
             }
         };
-        let (credentials, peer) = caller;
-        let container = peer
-            .as_ref()
-            .and_then(|peer| self.shared.serve.limits.containers.of(peer));
+        let (credentials, peer, container) = caller;
         let Some(place) = self.admit(Holder::of_unix(&credentials, container)) else {
             return;
         };
@@ -282,13 +293,22 @@ impl Listener {
             });
     }
 
-    fn identify(&self, stream: &UnixStream) -> Result<(Credentials, Option<Arc<Peer>>), Refusal> {
+    /// Who connected, and in which container it is.
+    fn identify(&self, stream: &UnixStream) -> Result<Identified, Refusal> {
         let credentials = Credentials::of(stream)?;
         self.shared.gate.precheck(credentials.pid, Instant::now())?;
-        let peer = Peer::with_credentials(stream, credentials);
-        match (peer, self.shared.serve.limits.peers) {
-            (Ok(peer), _) => Ok((credentials, Some(Arc::new(peer)))),
-            (Err(PeerError::ForeignPidNamespace), Peers::Known) => Ok((credentials, None)),
+        if let Some((peer, container)) = self.callers.again(credentials) {
+            return Ok((credentials, Some(peer), container));
+        }
+        let limits = &self.shared.serve.limits;
+        match (Peer::with_credentials(stream, credentials), limits.peers) {
+            (Ok(peer), _) => {
+                let peer = Arc::new(peer);
+                let container = limits.containers.of(&peer);
+                self.callers.remember(&peer, container);
+                Ok((credentials, Some(peer), container))
+            }
+            (Err(PeerError::ForeignPidNamespace), Peers::Known) => Ok((credentials, None, None)),
             (Err(error), _) => Err(error.into()),
         }
     }

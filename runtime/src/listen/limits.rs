@@ -195,8 +195,8 @@ impl Rate {
 }
 
 impl Containers {
-    /// Finds containers so. It is asked once for each connection, before anything is read of it, and
-    /// must not block for longer than a read of `/proc`.
+    /// Finds containers so. It is asked before anything is read of a connection, once for a process that connects
+    /// again and again, and must not block for longer than a read of `/proc`.
     pub fn found_by(find: impl Fn(&Peer) -> Option<ContainerKey> + Send + Sync + 'static) -> Self {
         Self(Some(Arc::new(find)))
     }

@@ -114,11 +114,11 @@ async fn without_a_pidfd_the_start_time_tells_the_exit() {
     let pid = process.0.id();
     let peer = Peer::hold(pid, 0, 0, Err(PidFdError::Unsupported)).unwrap();
     assert!(peer.is_alive());
-    let Life::StartTime(start_time) = peer.life else {
+    let Life::StartTime(start_time) = peer.process.life else {
         panic!("there was no pidfd");
     };
     assert!(start_time > 0);
-    assert!(!peer.proc.is_running_since(start_time + 1));
+    assert!(!peer.process.proc.is_running_since(start_time + 1));
     process.0.kill().unwrap();
     peer.exited().await;
     assert!(!peer.is_alive());
@@ -164,4 +164,19 @@ async fn a_process_that_has_ended_cannot_be_named() {
     for pid in [child.id(), 0, u32::MAX] {
         assert_eq!(Peer::of_pid(pid).unwrap_err().reason(), "peer_exited");
     }
+}
+
+#[tokio::test]
+async fn who_connects_again_is_the_same_process_with_the_ids_of_its_new_connection() {
+    let mut process = Sleeper::start();
+    let peer = process.peer();
+    let named = |pid, uid| Credentials { pid, uid, gid: 4 };
+    let again = peer.again(named(Some(peer.pid()), 3)).unwrap();
+    assert_eq!((again.pid(), again.uid(), again.gid()), (peer.pid(), 3, 4));
+    assert!(Arc::ptr_eq(&again.process, &peer.process));
+    for other in [None, Some(peer.pid() + 1), Some(std::process::id())] {
+        assert!(peer.again(named(other, 3)).is_none());
+    }
+    process.kill();
+    assert!(peer.again(named(Some(peer.pid()), 3)).is_none());
 }

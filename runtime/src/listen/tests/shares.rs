@@ -2,6 +2,8 @@
 
 use super::super::pace::PAUSE;
 use super::client::{Client, Raw};
+use tokio::time::Instant;
+
 use super::*;
 
 const RST_STREAM: u8 = 3;
@@ -33,20 +35,22 @@ async fn who_was_refused_is_not_heard_for_a_moment_on_this_connection_or_another
         ..patient()
     });
     // A slow machine may have a call to give again.
-    let refused_late = async |client: Client| {
-        let start = tokio::time::Instant::now();
+    let refused_late = async |client: &Client, since: Instant| {
         let answer = client.call("Who").await.unwrap();
         let is_refused = answer.headers().contains_key("grpc-status");
-        assert!(!is_refused || start.elapsed() >= PAUSE);
-        client
+        assert!(!is_refused || since.elapsed() >= PAUSE);
     };
     let first = Client::to(&served).await;
     first.header("Who", "pid").await;
+    let mut refused = Instant::now();
     while served.metrics.refused_by("process_rate") == 0 {
+        // The moment begins with the refusal, which comes after this.
+        refused = Instant::now();
         first.call("Who").await.unwrap();
     }
-    refused_late(first).await;
-    refused_late(Client::to(&served).await).await;
+    refused_late(&first, refused).await;
+    let connected = Instant::now();
+    refused_late(&Client::to(&served).await, connected).await;
 }
 
 #[tokio::test]
