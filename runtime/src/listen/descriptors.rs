@@ -1,8 +1,8 @@
 //! What is done when there are hardly any file descriptors left.
 //!
-//! A connection takes three. If connections could take all of them, nothing could be found out any more
-//! about those who are there already, and their streams would end. So a listener stops to accept while
-//! a few are left; who waits in its queue is served when somebody has gone.
+//! A connection takes one, and the process that made it two. If connections could take all of them, nothing
+//! could be found out any more about those who are there already, and their streams would end. So a listener
+//! stops to accept while a few are left; who waits in its queue is served when somebody has gone.
 
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -394,12 +394,17 @@ fn without_descriptors_accepting_pauses_streams_live_and_it_goes_on_when_there_a
     let mut streams = target.agent.api_command(Signet, &["watch"]);
     let mut stream = Process::start("watch", &mut streams);
     stream.line("spiffe://example.org/victim");
-    let mut hostile = target.hostile(&["mute", "SOCKET", "600"]);
+    // One process alone has too few places.
+    let mut hostile: Vec<_> = (0..4)
+        .map(|_| target.hostile(&["mute", "SOCKET", "600"]))
+        .collect();
     let agent = &mut target.agent.process;
     let (_, told) = agent.line_after(0, "No resources left to accept");
     assert!(stream.is_running());
     assert!(agent.is_running());
-    hostile.kill();
+    for process in &mut hostile {
+        process.kill();
+    }
     agent.line_after(told, "Accepting connections again");
     target.victim(20);
     assert!(stream.is_running(), "{}", stream.text());
