@@ -190,8 +190,11 @@ impl Listener {
     /// last is kept meanwhile.
     async fn have_descriptors(&self, newest: &impl AsFd) {
         while !self.descriptors.are_enough(newest) {
+            // Who is only remembered has to make room first.
+            if self.callers.clear() {
+                continue;
+            }
             self.descriptors.scarce();
-            self.callers.clear();
             tokio::select! {
                 () = self.shared.serve.shutdown.requested() => return,
                 () = tokio::time::sleep(EXHAUSTED) => {}

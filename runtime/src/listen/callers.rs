@@ -63,9 +63,9 @@ impl Callers {
         self.0.lock().retain(keeps);
     }
 
-    /// Forgets all.
-    pub(super) fn clear(&self) {
-        self.0.lock().clear();
+    /// Forgets all, and says whether there were any.
+    pub(super) fn clear(&self) -> bool {
+        !std::mem::take(&mut *self.0.lock()).is_empty()
     }
 }
 
@@ -109,7 +109,7 @@ mod tests {
         callers.sweep();
         assert!(callers.again(credentials(&peer)).is_none());
         callers.remember(&peer, container);
-        callers.clear();
+        assert!(callers.clear() && !callers.clear());
         assert!(callers.again(credentials(&peer)).is_none());
     }
 
