@@ -329,8 +329,9 @@ async fn the_agent_survives_its_servers_restart_and_its_own_without_a_server() {
         .leaf()
         .serial_decimal()
         .to_owned();
+    // Only what is signed can be served while the server is away.
+    within(agent.client().await.fetch_x509()).await.unwrap();
     let port = server.stop().await;
-    // The server is away: what is there is served on.
     within(agent.client().await.fetch_x509()).await.unwrap();
     agent.life.end().await;
     let agent = Agent::start(folder.path(), port, "").await;
