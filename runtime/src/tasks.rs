@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures_util::FutureExt;
@@ -32,14 +32,19 @@ pub struct TaskGroup {
 struct Shared {
     tracker: TaskTracker,
     trigger: ShutdownTrigger,
-    // Each task that runs, by its number. A handle for each, for a token that all of them watch would be one lock
-    // that all of them take whenever one is woken.
-    running: Mutex<BTreeMap<u64, (&'static str, AbortHandle)>>,
-    started: AtomicU64,
-    // Who starts from now on is dropped at once.
-    aborted: AtomicBool,
+    tasks: Mutex<Tasks>,
     failed: Mutex<Option<&'static str>>,
     contained_panics: AtomicU64,
+}
+
+/// Each task that runs, by its number. A handle for each, for a token that all of them watch would be one lock that all
+/// of them take whenever one is woken.
+#[derive(Debug, Default)]
+struct Tasks {
+    running: BTreeMap<u64, (&'static str, AbortHandle)>,
+    started: u64,
+    // Who starts from now on is dropped at once.
+    aborted: bool,
 }
 
 /// How the tasks of a group ended.
@@ -57,9 +62,7 @@ impl TaskGroup {
         let shared = Shared {
             tracker: TaskTracker::new(),
             trigger,
-            running: Mutex::default(),
-            started: AtomicU64::new(0),
-            aborted: AtomicBool::new(false),
+            tasks: Mutex::default(),
             failed: Mutex::default(),
             contained_panics: AtomicU64::new(0),
         };
@@ -157,12 +160,12 @@ impl TaskGroup {
 impl Shared {
     /// Drops every task where it stands, and names those that ran.
     fn abort(&self) -> Vec<&'static str> {
-        let running = self.running.lock();
-        self.aborted.store(true, Ordering::Relaxed);
-        for (_, handle) in running.values() {
+        let mut tasks = self.tasks.lock();
+        tasks.aborted = true;
+        for (_, handle) in tasks.running.values() {
             handle.abort();
         }
-        let names: BTreeSet<_> = running.values().map(|(name, _)| *name).collect();
+        let names: BTreeSet<_> = tasks.running.values().map(|(name, _)| *name).collect();
         names.into_iter().collect()
     }
 }
@@ -175,20 +178,21 @@ struct Running {
 
 impl Running {
     fn enter(shared: Arc<Shared>, name: &'static str, handle: AbortHandle) -> Self {
-        let number = shared.started.fetch_add(1, Ordering::Relaxed);
-        let mut running = shared.running.lock();
-        if shared.aborted.load(Ordering::Relaxed) {
+        let mut tasks = shared.tasks.lock();
+        if tasks.aborted {
             handle.abort();
         }
-        running.insert(number, (name, handle));
-        drop(running);
+        let number = tasks.started;
+        tasks.started += 1;
+        tasks.running.insert(number, (name, handle));
+        drop(tasks);
         Self { shared, number }
     }
 }
 
 impl Drop for Running {
     fn drop(&mut self) {
-        self.shared.running.lock().remove(&self.number);
+        self.shared.tasks.lock().running.remove(&self.number);
     }
 }
 

@@ -222,10 +222,10 @@ impl Peer {
     /// was made before this process had its pid has then been given before. From then on no other process can have
     /// that pid while this one lives.
     pub(crate) fn again(&self, Credentials { pid, uid, gid }: Credentials) -> Option<Self> {
-        let is_named = pid == Some(self.process.pid);
-        is_named
-            .then(|| Self::now(Arc::clone(&self.process), uid, gid))
-            .flatten()
+        if pid != Some(self.pid()) {
+            return None;
+        }
+        Self::now(Arc::clone(&self.process), uid, gid)
     }
 
     /// The process as it is now, if it lives.
@@ -324,4 +324,4 @@ fn exited() -> io::Error {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

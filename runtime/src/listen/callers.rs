@@ -47,7 +47,7 @@ impl Callers {
     /// Remembers a process, if there is room.
     pub(super) fn remember(&self, peer: &Arc<Peer>, container: Option<ContainerKey>) {
         let mut known = self.0.lock();
-        if known.len() < MAX_REMEMBERED || known.contains_key(&peer.pid()) {
+        if known.len() < MAX_REMEMBERED {
             let remembered = Remembered {
                 peer: Arc::clone(peer),
                 container,
@@ -71,19 +71,13 @@ impl Callers {
 
 #[cfg(test)]
 mod tests {
-    use std::process::{Child, Command, Stdio};
-
     use super::*;
+    use crate::unix::tests::Sleeper;
 
-    fn sleeper() -> (Child, Arc<Peer>) {
-        // `cat` ends when its input does, so not even a killed test leaves it behind.
-        let cat = Command::new("cat")
-            .stdin(Stdio::piped())
-            .stdout(Stdio::null())
-            .spawn()
-            .unwrap();
-        let peer = Arc::new(Peer::for_test(cat.id(), 1, 2).unwrap());
-        (cat, peer)
+    fn sleeper() -> (Sleeper, Arc<Peer>) {
+        let sleeper = Sleeper::start();
+        let peer = Arc::new(sleeper.peer());
+        (sleeper, peer)
     }
 
     fn credentials(peer: &Peer) -> Credentials {
@@ -97,7 +91,7 @@ mod tests {
     #[tokio::test]
     async fn one_that_connects_again_is_remembered_until_it_has_not_for_a_while() {
         let callers = Callers::default();
-        let (_cat, peer) = sleeper();
+        let (_process, peer) = sleeper();
         let container = Some(ContainerKey::of("one"));
         assert!(callers.again(credentials(&peer)).is_none());
         callers.remember(&peer, container);
@@ -116,10 +110,9 @@ mod tests {
     #[tokio::test]
     async fn whoever_has_the_pid_of_one_that_ended_is_not_taken_for_it() {
         let callers = Callers::default();
-        let (mut cat, peer) = sleeper();
+        let (mut process, peer) = sleeper();
         callers.remember(&peer, None);
-        cat.kill().unwrap();
-        cat.wait().unwrap();
+        process.kill();
         assert!(callers.again(credentials(&peer)).is_none());
         assert!(callers.0.lock().is_empty());
     }

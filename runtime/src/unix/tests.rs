@@ -8,10 +8,10 @@ use super::proc::effective_ids_in_status;
 use super::*;
 
 /// A process of our own that runs until it is killed.
-struct Sleeper(Child);
+pub(crate) struct Sleeper(Child);
 
 impl Sleeper {
-    fn start() -> Self {
+    pub(crate) fn start() -> Self {
         // `cat` ends when its input does, so not even a killed test leaves it behind.
         let cat = Command::new("cat")
             .stdin(Stdio::piped())
@@ -20,11 +20,11 @@ impl Sleeper {
         Self(cat.unwrap())
     }
 
-    fn peer(&self) -> Peer {
+    pub(crate) fn peer(&self) -> Peer {
         Peer::for_test(self.0.id(), 1, 2).unwrap()
     }
 
-    fn kill(&mut self) {
+    pub(crate) fn kill(&mut self) {
         self.0.kill().unwrap();
         self.0.wait().unwrap();
     }

@@ -1,9 +1,9 @@
 //! Facts about what a peer may have, and what becomes of one that does not read.
 
-use super::super::pace::PAUSE;
-use super::client::{Client, Raw};
 use tokio::time::Instant;
 
+use super::super::pace::PAUSE;
+use super::client::{Client, Raw};
 use super::*;
 
 const RST_STREAM: u8 = 3;
