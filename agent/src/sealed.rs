@@ -11,6 +11,7 @@
 
 mod engine;
 mod key;
+mod ledger;
 mod place;
 mod records;
 mod seal;

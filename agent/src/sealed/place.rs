@@ -49,6 +49,10 @@ impl Place {
         self.folder().join("db")
     }
 
+    pub(super) fn ledger(&self) -> PathBuf {
+        self.folder().join("ledger")
+    }
+
     /// The name of the file system, if the engine is known to fail on such a one.
     pub(super) fn unfit(&self) -> io::Result<Option<&'static str>> {
         let found = statfs(&self.data_dir)?.filesystem_type();

@@ -22,7 +22,7 @@ use proto::records::{
 use zeroize::Zeroizing;
 
 /// The version of the records together. Another one is set aside, and what it held is fetched again.
-pub(super) const FORMAT: u32 = 1;
+pub(super) const FORMAT: u32 = 2;
 /// The largest record that is read.
 const MAX_BYTES: usize = 4 << 20;
 

@@ -8,9 +8,10 @@ use tracing::info;
 
 use super::engine::{Changes, Engine, EngineError, SledEngine};
 use super::key;
+use super::ledger::{self, Account, Found, Ledger, LedgerError};
 use super::place::Place;
 use super::records::{CodecError, Item};
-use super::seal::{self, Seal, SealError};
+use super::seal::{self, Piece, Seal, SealError};
 
 /// After how many writes the size on disk is looked at.
 const WRITES_BETWEEN_LOOKS: u32 = 256;
@@ -22,6 +23,8 @@ pub(crate) enum VaultError {
     Folder(#[source] io::Error),
     #[error("could not use the key of the sealed cache")]
     Key(#[source] io::Error),
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
     #[error(transparent)]
     Engine(#[from] EngineError),
     #[error("a record of the sealed cache cannot be unsealed")]
@@ -38,6 +41,7 @@ impl VaultError {
         match self {
             Self::Folder(_) => "cache_folder",
             Self::Key(_) => "cache_key",
+            Self::Ledger(error) => error.reason(),
             Self::Engine(_) => "cache_engine",
             Self::Seal(_) => "cache_seal",
             Self::Record(CodecError::Format(_)) => "cache_format",
@@ -52,6 +56,7 @@ impl VaultError {
 pub(super) struct Vault {
     engine: Box<dyn Engine>,
     seal: Seal,
+    ledger: Ledger,
     // What lies there, by name.
     known: BTreeMap<Vec<u8>, Known>,
     live: u64,
@@ -82,51 +87,18 @@ impl Vault {
             }
         };
         let engine = SledEngine::open(&place.db())?;
-        let mut vault = Self {
+        let seal = Seal::new(&key, agent)?;
+        let (known, found) = load(&engine, &seal)?;
+        let items = known.values().map(|known| known.item.clone()).collect();
+        let vault = Self {
+            ledger: Ledger::open(&place.ledger(), &seal, found)?,
             engine: Box::new(engine),
-            seal: Seal::new(&key, agent)?,
-            known: BTreeMap::new(),
-            live: 0,
+            seal,
+            live: known.values().map(|known| known.bytes).sum(),
+            known,
             writes: 0,
         };
-        let items = vault.load()?;
         Ok((vault, items))
-    }
-
-    fn load(&mut self) -> Result<Vec<Item>, VaultError> {
-        let mut pieces: BTreeMap<Vec<u8>, Vec<_>> = BTreeMap::new();
-        let mut sizes: BTreeMap<Vec<u8>, u64> = BTreeMap::new();
-        for (stored_name, sealed) in self.engine.load()? {
-            let (name, index) = seal::split_name(&stored_name).ok_or(CodecError::Name)?;
-            let piece = self.seal.open_piece(&stored_name, &sealed)?;
-            *sizes.entry(name.to_vec()).or_default() += size(&stored_name, &sealed);
-            pieces
-                .entry(name.to_vec())
-                .or_default()
-                .push((index, piece));
-        }
-        for (name, pieces) in pieces {
-            let count = u16::try_from(pieces.len()).map_err(|_range| SealError::Pieces)?;
-            let item = Item::decode(&name, &seal::join(&pieces)?)?;
-            let bytes = sizes.get(&name).copied().unwrap_or_default();
-            self.live += bytes;
-            self.known.insert(
-                name,
-                Known {
-                    item,
-                    pieces: count,
-                    bytes,
-                },
-            );
-        }
-        if !self.known.is_empty() && !self.known.contains_key(&Item::Format.name()) {
-            return Err(VaultError::NoFormat);
-        }
-        Ok(self
-            .known
-            .values()
-            .map(|known| known.item.clone())
-            .collect())
     }
 
     /// Writes those of the items that lie there otherwise, or not at all.
@@ -157,6 +129,7 @@ impl Vault {
     fn change(&mut self, items: Vec<Item>, surplus: &[Vec<u8>]) -> Result<(), VaultError> {
         let mut changes = Changes::new();
         let mut updates = Vec::new();
+        let mut values = self.ledger.values();
         for item in [Item::Format].into_iter().chain(items) {
             let name = item.name();
             let known = self.known.get(&name);
@@ -174,6 +147,7 @@ impl Vault {
             let before = known.map_or(0, |known| known.pieces);
             changes.extend(sealed.into_iter().map(|(name, value)| (name, Some(value))));
             changes.extend((pieces..before).map(|index| (seal::piece_name(&name, index), None)));
+            values = values + u64::from(pieces) - u64::from(before);
             updates.push((
                 name,
                 Known {
@@ -186,11 +160,16 @@ impl Vault {
         for name in surplus {
             let pieces = self.known.get(name).map_or(0, |known| known.pieces);
             changes.extend((0..pieces).map(|index| (seal::piece_name(name, index), None)));
+            values -= u64::from(pieces);
         }
         if changes.is_empty() {
             return Ok(());
         }
+        let account = self.ledger.next(values);
+        let (name, sealed) = account.sealed(&self.seal)?;
+        changes.push((name, Some(sealed.clone())));
         self.engine.write(changes)?;
+        self.ledger.advance(account, &sealed)?;
         for name in surplus {
             let gone = self.known.remove(name);
             self.live -= gone.map_or(0, |known| known.bytes);
@@ -217,6 +196,44 @@ impl Vault {
     pub(super) fn size(&self) -> u64 {
         self.engine.size()
     }
+}
+
+/// The pieces of one value, numbered.
+type Pieces = Vec<(u16, Piece)>;
+
+/// Reads what the engine has.
+fn load(engine: &dyn Engine, seal: &Seal) -> Result<(BTreeMap<Vec<u8>, Known>, Found), VaultError> {
+    let mut read: BTreeMap<Vec<u8>, (Pieces, u64)> = BTreeMap::new();
+    let mut found = Found::default();
+    for (stored_name, sealed) in engine.load()? {
+        let (name, index) = seal::split_name(&stored_name).ok_or(CodecError::Name)?;
+        let piece = seal.open_piece(&stored_name, &sealed)?;
+        if name == ledger::NAME {
+            found.record = Some(Account::decode(&[(index, piece)])?);
+            continue;
+        }
+        found.values += 1;
+        let (pieces, bytes) = read.entry(name.to_vec()).or_default();
+        pieces.push((index, piece));
+        *bytes += size(&stored_name, &sealed);
+    }
+    let mut known = BTreeMap::new();
+    for (name, (pieces, bytes)) in read {
+        let item = Item::decode(&name, &seal::join(&pieces)?)?;
+        let pieces = u16::try_from(pieces.len()).map_err(|_range| SealError::Pieces)?;
+        known.insert(
+            name,
+            Known {
+                item,
+                pieces,
+                bytes,
+            },
+        );
+    }
+    if !known.is_empty() && !known.contains_key(&Item::Format.name()) {
+        return Err(VaultError::NoFormat);
+    }
+    Ok((known, found))
 }
 
 fn size(name: &[u8], value: &[u8]) -> u64 {
