@@ -8,6 +8,7 @@ mod entry_file;
 mod filter;
 mod health;
 mod tokens;
+mod upstream;
 
 use identity::spiffe_id::SpiffeId;
 use proto::spire::types::Spiffeid;
@@ -45,6 +46,8 @@ pub(crate) async fn run(
         ServerAction::EntryShow => entries::show(session, values).await,
         ServerAction::EntryUpdate => entries::update(session, values).await,
         ServerAction::Healthcheck => health::check(session, values).await,
+        ServerAction::UpstreamRevoke => upstream::revoke(session, values).await,
+        ServerAction::UpstreamTaint => upstream::taint(session, values).await,
         ServerAction::TokenGenerate => tokens::generate(session, values).await,
         ServerAction::Backup
         | ServerAction::Restore

@@ -49,6 +49,8 @@ pub(crate) enum ServerAction {
     Restore,
     Run,
     TokenGenerate,
+    UpstreamRevoke,
+    UpstreamTaint,
     Validate,
 }
 
@@ -109,6 +111,7 @@ pub(crate) fn commands() -> impl Iterator<Item = &'static Command> {
         .chain(k8s::COMMANDS)
         .chain(server::COMMANDS)
         .chain(server::authorities::COMMANDS)
+        .chain(server::authorities::UPSTREAM_COMMANDS)
 }
 
 static DEV: Command = Command {

@@ -3,6 +3,7 @@
 //! This is the only X.509 reader of the project. Paths are built and signatures of chains checked
 //! by webpki; the rules of X509-SVID stand here.
 
+mod authority;
 mod certificate;
 mod chain;
 mod csr;
@@ -12,6 +13,7 @@ mod name;
 mod signature;
 mod svid;
 
+pub use authority::{AuthorityError, find_root};
 pub use certificate::{
     Certificate, CertificateError, MAX_CERTIFICATE_BYTES, MAX_LIST_BYTES, parse_concatenated_der,
     parse_pem_certificates, to_pem,

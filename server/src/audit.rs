@@ -48,6 +48,8 @@ pub(crate) enum Event<'a> {
     BundleSet(&'a TrustDomain),
     /// What an operator did with the authority of this name.
     Authority(Turn, Kind, &'a str),
+    UpstreamTainted(&'a str),
+    UpstreamRevoked(&'a str),
     /// The whole store was read.
     BackupTaken {
         revision: Revision,
@@ -99,6 +101,8 @@ impl Event<'_> {
             Self::Authority(Turn::Activated, ..) => "authority_activated",
             Self::Authority(Turn::Tainted, ..) => "authority_tainted",
             Self::Authority(Turn::Revoked, ..) => "authority_revoked",
+            Self::UpstreamTainted(_) => "upstream_authority_tainted",
+            Self::UpstreamRevoked(_) => "upstream_authority_revoked",
             Self::BackupTaken { .. } => "backup_taken",
             Self::X509SvidIssued { .. } => "x509_svid_issued",
             Self::JwtSvidIssued { .. } => "jwt_svid_issued",
@@ -194,6 +198,9 @@ impl Audit {
                     authority.kind = kind,
                     authority.id = id
                 );
+            }
+            Event::UpstreamTainted(id) | Event::UpstreamRevoked(id) => {
+                line!(self, event, caller, authority.id = id);
             }
             Event::BackupTaken { revision } => {
                 line!(self, event, caller, store.revision = revision.number());

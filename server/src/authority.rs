@@ -12,6 +12,7 @@ mod slots;
 #[cfg(test)]
 mod tests;
 mod upkeep;
+mod upstream;
 mod visible;
 mod x509;
 
@@ -33,6 +34,7 @@ pub use self::{
     errors::{CreateError, RotateError, SignError, StartError, Unusable},
     jwt::{IssuedJwtSvid, JwtSvidRequest},
     slots::Refused,
+    upstream::{DiskConfig, DiskError, Upstream, UpstreamError},
     visible::{Visible, VisibleError},
     x509::{IssuedX509Svid, Subject, X509SvidRequest},
 };

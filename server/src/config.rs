@@ -21,7 +21,7 @@ use identity::trust_domain::TrustDomain;
 use runtime::config::{Document, HealthConfig, HostPort, LoadError, LogSettings, Warning};
 use runtime::log::LogConfig;
 
-use crate::authority::CaSubject;
+use crate::authority::{CaSubject, DiskConfig};
 use crate::keys::KeyType;
 use crate::publish::TargetConfig;
 
@@ -96,6 +96,8 @@ pub struct AuthorityConfig {
     pub jwt_key_type: KeyType,
     pub ca_subject: CaSubject,
     pub jwt_issuer: Option<String>,
+    /// Whose key signs the X.509 authorities; they sign themselves where there is none.
+    pub upstream: Option<DiskConfig>,
 }
 
 /// When the records of agents that expired are removed. Banned agents never are.
@@ -172,6 +174,7 @@ impl Default for AuthorityConfig {
             jwt_key_type: KeyType::default(),
             ca_subject: CaSubject::default(),
             jwt_issuer: None,
+            upstream: None,
         }
     }
 }

@@ -5,6 +5,7 @@
 
 mod disk;
 mod memory;
+pub(crate) mod pem;
 mod signer;
 
 use std::{fmt, path::Path, str::FromStr, sync::Arc};
@@ -20,6 +21,7 @@ use identity::key::{KeyError, KeyFileError, PrivateKey};
 use runtime::files::FileError;
 use zeroize::Zeroizing;
 
+pub use self::pem::KeyPemError;
 pub use self::signer::{SignatureError, Signer};
 use self::{disk::Disk, memory::Memory};
 

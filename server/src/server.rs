@@ -21,7 +21,7 @@ use tracing::info;
 
 use crate::api::{Gate, JwtSvids, Probe, RpcMetrics, Services, Ttls, admin_routes, port_routes};
 use crate::audit::Audit;
-use crate::authority::{self, Authorities, Visible};
+use crate::authority::{self, Authorities, Upstream, Visible};
 use crate::config::{Config, KeysConfig, StoreConfig};
 use crate::feed::{Hub, Metrics as FeedMetrics};
 use crate::housekeeping::{Pruner, watch_health};
@@ -264,6 +264,10 @@ async fn start_authorities(
         jwt_key_type: config.authority.jwt_key_type,
         server_svid_ttl: config.default_x509_svid_ttl,
         jwt_issuer: config.authority.jwt_issuer.clone(),
+        upstream: match config.authority.upstream.clone() {
+            Some(files) => Some(Upstream::disk(files, deps.clock.now())?),
+            None => None,
+        },
     };
     let deps = authority::Deps {
         store: store.clone(),

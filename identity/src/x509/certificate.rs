@@ -156,6 +156,11 @@ impl Certificate {
         super::name::text(self.subject_der())
     }
 
+    /// The issuer's name in DER.
+    pub fn issuer_der(&self) -> &[u8] {
+        &self.0.issuer
+    }
+
     /// Whether subject and issuer are the same, as in a root.
     pub fn is_self_issued(&self) -> bool {
         self.0.subject == self.0.issuer

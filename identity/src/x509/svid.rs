@@ -68,9 +68,10 @@ impl X509Svid {
         self.leaf.validity()
     }
 
-    /// The issuer's key identifier in lower-case hex, where the leaf names it.
+    /// The key identifier, in lower-case hex, of the authority that the chain leads to, where its last
+    /// certificate names it.
     pub fn authority_key_id(&self) -> Option<String> {
-        self.leaf.authority_key_id()
+        self.chain.last()?.authority_key_id()
     }
 
     /// The chain in DER, leaf first, one after another, as the Workload API carries it.

@@ -101,6 +101,25 @@ impl Service {
         self.services.audit.record(caller, event);
         Ok(states)
     }
+
+    /// Taints or revokes an upstream authority by the name that SPIRE's tools give it, in any case.
+    async fn upstream(&self, step: Step, id: &str, caller: &Caller) -> Result<String, Status> {
+        let id = id.to_ascii_lowercase();
+        let authorities = &self.services.authorities;
+        let (outcome, event) = match step {
+            Step::Revoke => (
+                authorities.revoke_upstream(&id).await,
+                Event::UpstreamRevoked(&id),
+            ),
+            Step::Activate | Step::Taint => (
+                authorities.taint_upstream(&id).await,
+                Event::UpstreamTainted(&id),
+            ),
+        };
+        outcome.map_err(|cause| refused_upstream(step, &cause))?;
+        self.services.audit.record(caller, event);
+        Ok(id)
+    }
 }
 
 const fn name(kind: Kind) -> &'static str {
@@ -114,7 +133,7 @@ fn shown(known: Option<Known>) -> Option<AuthorityState> {
     known.map(|known| AuthorityState {
         authority_id: known.authority_id,
         expires_at: to_seconds(known.not_after),
-        ..Default::default()
+        upstream_authority_subject_key_id: known.upstream_id.unwrap_or_default(),
     })
 }
 
@@ -137,6 +156,15 @@ fn refused(step: Step, kind: Kind, cause: &RotateError) -> Status {
     let RotateError::Refused(refused) = cause else {
         return internal(&what, cause);
     };
+    if *refused == Refused::HasUpstream {
+        let done = match step {
+            Step::Revoke => "revoked",
+            Step::Activate | Step::Taint => "tainted",
+        };
+        return Status::failed_precondition(format!(
+            "local authority can't be {done} if there is an upstream authority"
+        ));
+    }
     let status = "unsupported local authority status";
     match (step, refused) {
         (Step::Activate, Refused::NotPrepared) => Status::internal(format!(
@@ -188,8 +216,51 @@ fn internal(what: &str, cause: &RotateError) -> Status {
     Status::internal(what.to_owned())
 }
 
-fn no_upstream() -> Status {
-    Status::failed_precondition("upstream authority is not configured")
+/// Why an upstream authority was not tainted or revoked, in SPIRE's words.
+fn refused_upstream(step: Step, cause: &RotateError) -> Status {
+    let (invalid, what) = match step {
+        Step::Revoke => (
+            "invalid subject key ID",
+            "failed to revoke X.509 upstream authority",
+        ),
+        _ => (
+            "provided subject key id is not valid",
+            "failed to taint upstream authority",
+        ),
+    };
+    let RotateError::Refused(refused) = cause else {
+        return internal(what, cause);
+    };
+    let why = match (step, refused) {
+        (_, Refused::NoUpstream) => {
+            return Status::failed_precondition("upstream authority is not configured");
+        }
+        (Step::Revoke, Refused::NotInBundle) => {
+            return Status::internal(format!(
+                "{what}: no root CA found with provided subject key ID"
+            ));
+        }
+        (_, Refused::NotInBundle) => {
+            return Status::internal(format!("{what}: no ca found with provided subject key ID"));
+        }
+        (_, Refused::AlreadyTainted) => {
+            return Status::internal(format!("{what}: root CA is already tainted"));
+        }
+        (_, Refused::NotTainted) => {
+            return Status::internal(format!(
+                "{what}: it is not possible to revoke an untainted root CA"
+            ));
+        }
+        // SPIRE's word is `singing`.
+        (_, Refused::UpstreamActive) => {
+            "unable to use upstream authority singing current authority"
+        }
+        (_, Refused::UpstreamPrepared) => {
+            "only upstream authorities signing an old authority can be used"
+        }
+        _ => "upstream authority didn't sign the old local authority",
+    };
+    Status::invalid_argument(format!("{invalid}: {why}"))
 }
 
 macro_rules! kinds {
@@ -248,16 +319,22 @@ macro_rules! kinds {
 
             async fn taint_x509_upstream_authority(
                 &self,
-                _: Request<api::TaintX509UpstreamAuthorityRequest>,
+                request: Request<api::TaintX509UpstreamAuthorityRequest>,
             ) -> Result<Response<api::TaintX509UpstreamAuthorityResponse>, Status> {
-                Err(no_upstream())
+                let caller = Caller::of(&request)?;
+                let id = request.into_inner().subject_key_id;
+                let upstream_authority_subject_key_id = self.upstream(Step::Taint, &id, &caller).await?;
+                Ok(Response::new(api::TaintX509UpstreamAuthorityResponse { upstream_authority_subject_key_id }))
             }
 
             async fn revoke_x509_upstream_authority(
                 &self,
-                _: Request<api::RevokeX509UpstreamAuthorityRequest>,
+                request: Request<api::RevokeX509UpstreamAuthorityRequest>,
             ) -> Result<Response<api::RevokeX509UpstreamAuthorityResponse>, Status> {
-                Err(no_upstream())
+                let caller = Caller::of(&request)?;
+                let id = request.into_inner().subject_key_id;
+                let upstream_authority_subject_key_id = self.upstream(Step::Revoke, &id, &caller).await?;
+                Ok(Response::new(api::RevokeX509UpstreamAuthorityResponse { upstream_authority_subject_key_id }))
             }
 
             $(

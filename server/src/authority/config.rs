@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use identity::trust_domain::TrustDomain;
 
+use super::Upstream;
 use crate::keys::KeyType;
 
 /// What the authorities are to be.
@@ -18,6 +19,8 @@ pub struct Config {
     /// The lifetime of this server's own SVID.
     pub server_svid_ttl: Duration,
     pub jwt_issuer: Option<String>,
+    /// Who signs the X.509 authorities; they sign themselves where there is nobody.
+    pub upstream: Option<Upstream>,
 }
 
 impl Config {
@@ -31,6 +34,7 @@ impl Config {
             jwt_key_type: KeyType::default(),
             server_svid_ttl: Duration::from_secs(60 * 60),
             jwt_issuer: None,
+            upstream: None,
         }
     }
 }

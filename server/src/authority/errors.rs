@@ -3,10 +3,10 @@
 use identity::{
     key::KeyError,
     spiffe_id::SpiffeId,
-    x509::{CertificateError, SvidError},
+    x509::{AuthorityError, CertificateError, SvidError},
 };
 
-use super::slots::Refused;
+use super::{DiskError, UpstreamError, slots::Refused};
 use crate::{
     bundles::BundleStoreError,
     keys::{KeysError, SignatureError},
@@ -63,6 +63,10 @@ impl SignError {
 /// Why an authority could not be made around its new key.
 #[derive(Debug, thiserror::Error)]
 pub enum CreateError {
+    #[error("the upstream authority did not sign ours")]
+    Upstream(#[from] UpstreamError),
+    #[error("certificate of the authority does not lead to a root of the upstream authority")]
+    Chain(#[from] AuthorityError),
     #[error("could not sign the certificate of the authority")]
     Sign(#[from] rcgen::Error),
     #[error("could not read back the certificate of the authority")]
@@ -137,6 +141,7 @@ impl RotateError {
             Self::Store(cause) => cause.reason(),
             Self::Bundle(cause) => cause.reason(),
             Self::Keys(cause) => cause.reason(),
+            Self::Create(CreateError::Upstream(cause)) => cause.reason(),
             Self::Create(_) => "authority_certificate",
             Self::Sign(cause) => cause.reason(),
             Self::Journal { .. } => "journal_damaged",
@@ -156,6 +161,8 @@ pub enum StartError {
     ServerSvid(#[from] SignError),
     #[error("no signing authority is active")]
     NoAuthority,
+    #[error("could not load the upstream authority")]
+    Upstream(#[from] DiskError),
 }
 
 impl StartError {
@@ -165,6 +172,7 @@ impl StartError {
             Self::Rotate(cause) => cause.reason(),
             Self::ServerSvid(cause) => cause.reason(),
             Self::NoAuthority => "no_authority",
+            Self::Upstream(cause) => cause.reason(),
         }
     }
 }

@@ -32,15 +32,24 @@ pub(crate) trait Authority: Term + Clone + Sized {
     fn key_type(config: &Config) -> KeyType;
 
     /// Makes an authority around a new key.
-    fn create(signer: Signer, config: &Config, now: SystemTime) -> Result<Self, CreateError>;
+    fn create(
+        signer: Signer,
+        config: &Config,
+        now: SystemTime,
+    ) -> impl Future<Output = Result<Self, CreateError>> + Send;
 
     /// Takes up one from the journal, if the bundle still holds it.
-    fn restore(entry: &Entry, signer: Signer, bundle: &Bundle) -> Result<Self, Unusable>;
+    fn restore(
+        entry: &Entry,
+        signer: Signer,
+        bundle: &Bundle,
+        now: SystemTime,
+    ) -> Result<Self, Unusable>;
 
     /// What the journal keeps beside the key's name.
     fn certificates(&self) -> Vec<Bytes>;
 
-    /// Adds it to a bundle. Tells whether it was missing.
+    /// Adds it, or what it leads to, to a bundle. Tells whether anything was missing.
     fn publish(&self, bundle: &mut Bundle) -> bool;
 }
 
@@ -164,7 +173,7 @@ impl<A: Authority> Keeper<A> {
             .keys
             .generate(&key_id::<A>(slot), A::key_type(config))
             .await?;
-        let authority = A::create(signer, config, now)?;
+        let authority = A::create(signer, config, now).await?;
         let key = record_key::<A>(slot);
         let entry = entry(slot, State::Prepared, &authority);
         let with = Txn::new()
@@ -253,7 +262,7 @@ fn restore_entry<A: Authority>(
         Err(Unusable::Ended)
     } else {
         let signer = keys.signer(&entry.key_id).ok_or(Unusable::NoKey);
-        signer.and_then(|signer| A::restore(entry, signer, bundle))
+        signer.and_then(|signer| A::restore(entry, signer, bundle, now))
     };
     match restored {
         Ok(authority) => Some(Held {

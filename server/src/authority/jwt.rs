@@ -185,13 +185,18 @@ impl Authority for JwtKey {
         config.jwt_key_type
     }
 
-    fn create(signer: Signer, config: &Config, now: SystemTime) -> Result<Self, CreateError> {
+    async fn create(signer: Signer, config: &Config, now: SystemTime) -> Result<Self, CreateError> {
         // In whole seconds, as the bundle keeps it.
         let not_after = UNIX_EPOCH + Duration::from_secs(seconds(now + config.ca_ttl));
         Ok(Self::new(new_key_id(), now, not_after, signer))
     }
 
-    fn restore(entry: &Entry, signer: Signer, bundle: &Bundle) -> Result<Self, Unusable> {
+    fn restore(
+        entry: &Entry,
+        signer: Signer,
+        bundle: &Bundle,
+        _now: SystemTime,
+    ) -> Result<Self, Unusable> {
         let published = bundle
             .jwt_authority(&entry.authority_id)
             .ok_or(Unusable::NotInBundle)?;

@@ -10,7 +10,7 @@ use identity::bundle::Bundle;
 use tracing::info;
 
 use super::{
-    Authorities, Kind, Refused, RotateError,
+    Authorities, Keepers, Kind, Refused, RotateError,
     journal::{Authority, Keeper},
     slots::{SlotId, Slots, State, Term},
 };
@@ -24,6 +24,8 @@ use crate::{
 pub(crate) struct Known {
     pub(crate) authority_id: String,
     pub(crate) not_after: SystemTime,
+    /// The name in the bundle of the authority that signed it, if it did not sign itself.
+    pub(crate) upstream_id: Option<String>,
 }
 
 /// The authorities of a kind. None is active only while a server begins.
@@ -41,6 +43,7 @@ impl States {
             let known = Known {
                 authority_id: held.authority.authority_id().to_owned(),
                 not_after: held.authority.not_after(),
+                upstream_id: held.authority.upstream_id(),
             };
             match held.state {
                 State::Active => states.active = Some(known),
@@ -96,6 +99,45 @@ impl Authorities {
         Ok(self.states(kind).await)
     }
 
+    /// Whether the X.509 authorities are signed by one above.
+    pub(crate) fn has_upstream(&self) -> bool {
+        self.0.config.upstream.is_some()
+    }
+
+    /// Marks what was signed below an upstream authority as to be replaced.
+    pub(crate) async fn taint_upstream(&self, id: &str) -> Result<(), RotateError> {
+        self.leave_upstream(id, Leave::Taint).await
+    }
+
+    /// Takes a tainted upstream authority out of the bundle.
+    pub(crate) async fn revoke_upstream(&self, id: &str) -> Result<(), RotateError> {
+        self.leave_upstream(id, Leave::Revoke).await
+    }
+
+    async fn leave_upstream(&self, id: &str, leave: Leave) -> Result<(), RotateError> {
+        if !self.has_upstream() {
+            return Err(Refused::NoUpstream.into());
+        }
+        let keepers = self.0.keepers.lock().await;
+        keepers.x509.slots().check_upstream(id)?;
+        let check = |is_tainted| match (leave, is_tainted) {
+            (Leave::Taint, false) | (Leave::Revoke, true) => Ok(()),
+            (Leave::Taint, true) => Err(Refused::AlreadyTainted),
+            (Leave::Revoke, false) => Err(Refused::NotTainted),
+        };
+        let bundle = self
+            .change_bundle(&keepers, Kind::X509, id, leave, |is_tainted| {
+                is_tainted.map_or(Err(Refused::NotInBundle), check)
+            })
+            .await?;
+        match leave {
+            Leave::Taint => info!(authority.id = id, "Upstream authority tainted"),
+            Leave::Revoke => info!(authority.id = id, "Upstream authority revoked"),
+        }
+        drop(keepers);
+        self.renew_server_svid(&bundle, self.0.clock.now())
+    }
+
     /// Marks what an old authority signed as to be replaced. Our own SVID is, at once.
     pub(crate) async fn taint(&self, kind: Kind, id: &str) -> Result<States, RotateError> {
         self.leave(kind, id, Leave::Taint).await
@@ -107,6 +149,9 @@ impl Authorities {
     }
 
     async fn leave(&self, kind: Kind, id: &str, leave: Leave) -> Result<States, RotateError> {
+        if kind == Kind::X509 && self.has_upstream() {
+            return Err(Refused::HasUpstream.into());
+        }
         // Held to the end, so that no other step comes between the check and the commit.
         let keepers = self.0.keepers.lock().await;
         let of_slots = |is_tainted| match (kind, leave) {
@@ -121,34 +166,12 @@ impl Authorities {
             (Err(Refused::Unknown), Kind::Jwt, Leave::Revoke) => Err(Refused::NotTainted),
             (checked, ..) => checked,
         };
-        let mut checked = Err(Refused::Unknown);
-        let nothing_else = Txn::new();
-        let update = bundles::update(
-            &self.0.store,
-            &self.0.config.trust_domain,
-            &nothing_else,
-            |bundle| {
-                checked = match tainted(kind, bundle, id) {
-                    Some(is_tainted) => of_bundle(*is_tainted),
-                    // What else is wrong with it is said first.
-                    None => of_slots(leave == Leave::Revoke).and(Err(Refused::NotInBundle)),
-                };
-                if checked.is_ok() {
-                    match leave {
-                        Leave::Taint => taint_in(kind, bundle, id),
-                        Leave::Revoke => remove_from(kind, bundle, id),
-                    }
-                }
-                checked.is_ok()
-            },
-        );
-        let updated = update.await?;
-        checked?;
-        let (bundle, revision) = match updated {
-            Updated::Made { bundle, revision } => (bundle, revision),
-            // Nothing but the bundle was expected.
-            Updated::Conflict { key } => return Err(RotateError::JournalTaken { key }),
+        let check = |is_tainted: Option<bool>| match is_tainted {
+            Some(is_tainted) => of_bundle(is_tainted),
+            // What else is wrong with it is said first.
+            None => of_slots(leave == Leave::Revoke).and(Err(Refused::NotInBundle)),
         };
+        let bundle = self.change_bundle(&keepers, kind, id, leave, check).await?;
         let states = match kind {
             Kind::X509 => States::of(keepers.x509.slots()),
             Kind::Jwt => States::of(keepers.jwt.slots()),
@@ -165,10 +188,48 @@ impl Authorities {
                 "Authority revoked"
             ),
         }
-        keepers.x509.visible().reached(revision).await?;
         drop(keepers);
         self.renew_server_svid(&bundle, self.0.clock.now())?;
         Ok(states)
+    }
+
+    /// Taints an authority in the stored bundle, or takes it out, if `check` lets it: it is told whether the
+    /// authority is tainted, or `None` if the bundle lacks it. Returns once the index shows it.
+    async fn change_bundle(
+        &self,
+        keepers: &Keepers,
+        kind: Kind,
+        id: &str,
+        leave: Leave,
+        check: impl Fn(Option<bool>) -> Result<(), Refused>,
+    ) -> Result<Bundle, RotateError> {
+        let mut checked = Err(Refused::Unknown);
+        let nothing_else = Txn::new();
+        let update = bundles::update(
+            &self.0.store,
+            &self.0.config.trust_domain,
+            &nothing_else,
+            |bundle| {
+                checked = check(tainted(kind, bundle, id).copied());
+                if checked.is_ok() {
+                    match leave {
+                        Leave::Taint => taint_in(kind, bundle, id),
+                        Leave::Revoke => remove_from(kind, bundle, id),
+                    }
+                }
+                checked.is_ok()
+            },
+        );
+        let updated = update.await?;
+        checked?;
+        match updated {
+            Updated::Made { bundle, revision } => {
+                keepers.x509.visible().reached(revision).await?;
+                Ok(bundle)
+            }
+            // Nothing but the bundle was expected.
+            Updated::Conflict { key } => Err(RotateError::JournalTaken { key }),
+        }
     }
 }
 

@@ -56,6 +56,10 @@ pub(crate) trait Term {
     fn authority_id(&self) -> &str;
     fn issued_at(&self) -> SystemTime;
     fn not_after(&self) -> SystemTime;
+    /// The name in the bundle of the authority above, if it is not in the bundle itself.
+    fn upstream_id(&self) -> Option<String> {
+        None
+    }
 }
 
 /// An authority in its slot.
@@ -99,6 +103,20 @@ pub enum Refused {
     AlreadyTainted,
     #[error("authority is not tainted; taint it first, so that what it signed is replaced")]
     NotTainted,
+    #[error(
+        "authorities of this kind are signed by an upstream authority; taint or revoke that one"
+    )]
+    HasUpstream,
+    #[error("there is no upstream authority")]
+    NoUpstream,
+    #[error(
+        "upstream authority signed the authority that signs now; replace it, and let its successor sign"
+    )]
+    UpstreamActive,
+    #[error("upstream authority did not sign the old authority")]
+    NotUpstreamOfOld,
+    #[error("upstream authority signed an authority that is only prepared")]
+    UpstreamPrepared,
 }
 
 impl Refused {
@@ -112,6 +130,11 @@ impl Refused {
             Self::NotInBundle => "authority_not_in_bundle",
             Self::AlreadyTainted => "authority_already_tainted",
             Self::NotTainted => "authority_not_tainted",
+            Self::HasUpstream => "authority_has_upstream",
+            Self::NoUpstream => "upstream_missing",
+            Self::UpstreamActive => "upstream_active",
+            Self::NotUpstreamOfOld => "upstream_unknown",
+            Self::UpstreamPrepared => "upstream_prepared",
         }
     }
 }
@@ -240,6 +263,24 @@ impl<A: Term> Slots<A> {
             State::Old => Err(Refused::NotTainted),
             State::Prepared => Err(Refused::Prepared),
             State::Active => Err(Refused::Active),
+        }
+    }
+
+    /// Whether the upstream authority of that name may be tainted or revoked: what it signed signs no more.
+    pub(crate) fn check_upstream(&self, upstream_id: &str) -> Result<(), Refused> {
+        let signed = |held: &Held<A>| held.authority.upstream_id().as_deref() == Some(upstream_id);
+        let held = |state| {
+            let mut all = SlotId::ALL.into_iter().filter_map(|slot| self.get(slot));
+            all.find(|held| held.state == state && signed(held))
+        };
+        if held(State::Active).is_some() {
+            Err(Refused::UpstreamActive)
+        } else if held(State::Prepared).is_some() {
+            Err(Refused::UpstreamPrepared)
+        } else if held(State::Old).is_some() {
+            Ok(())
+        } else {
+            Err(Refused::NotUpstreamOfOld)
         }
     }
 

@@ -1,6 +1,7 @@
 //! The life of authorities: restarts, rotation, kills, failing stores.
 
 mod kills;
+mod upstream;
 
 use std::{
     collections::BTreeSet,

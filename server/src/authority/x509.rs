@@ -18,15 +18,20 @@ use identity::{
     key::PublicKey,
     spiffe_id::SpiffeId,
     trust_domain::TrustDomain,
-    x509::Certificate,
+    x509::{Certificate, find_root},
 };
 
-use super::{Config, CreateError, Kind, SignError, Unusable, journal::Authority, slots::Term};
+use super::{
+    Config, CreateError, Kind, SignError, Unusable, journal::Authority, slots::Term,
+    upstream::CaRequest,
+};
 use crate::{
     keys::{KeyType, Signer},
     records::authorities::Entry,
 };
 use der::{Leaf, Template};
+
+pub(super) use root::sign_below;
 
 /// How far certificates reach back, for peers whose clocks are behind. SPIRE's value.
 pub(super) const NOT_BEFORE_CUSHION: Duration = Duration::from_secs(10);
@@ -71,25 +76,81 @@ struct Inner {
     id: String,
     trust_domain: TrustDomain,
     certificate: Certificate,
+    /// What leads from it to a root, which itself is not in it.
+    above: Vec<Certificate>,
+    /// What stands in SVIDs behind the leaf: nothing, if the authority is itself in the bundle.
+    issuers: Vec<Bytes>,
+    /// What belongs into the bundle.
+    roots: Vec<Certificate>,
     issued_at: SystemTime,
     signer: Signer,
     template: Template,
 }
 
 impl X509Ca {
+    /// An authority that is itself in the bundle.
+    fn root(
+        trust_domain: &TrustDomain,
+        certificate: Certificate,
+        issued_at: SystemTime,
+        signer: Signer,
+    ) -> Self {
+        let roots = vec![certificate.clone()];
+        Self::new(
+            trust_domain,
+            certificate,
+            Vec::new(),
+            roots,
+            issued_at,
+            signer,
+        )
+    }
+
+    /// An authority below others; `chain` begins with its own certificate.
+    fn below(
+        trust_domain: &TrustDomain,
+        chain: &[Certificate],
+        roots: Vec<Certificate>,
+        issued_at: SystemTime,
+        signer: Signer,
+    ) -> Option<Self> {
+        let (certificate, above) = chain.split_first()?;
+        let certificate = certificate.clone();
+        Some(Self::new(
+            trust_domain,
+            certificate,
+            above.to_vec(),
+            roots,
+            issued_at,
+            signer,
+        ))
+    }
+
     fn new(
         trust_domain: &TrustDomain,
         certificate: Certificate,
+        above: Vec<Certificate>,
+        roots: Vec<Certificate>,
         issued_at: SystemTime,
         signer: Signer,
     ) -> Self {
         let key_id = signer.public_key().subject_key_id();
         let template = Template::new(signer.algorithm(), certificate.subject_der(), &key_id);
         let id = bundle::X509Authority::new(certificate.clone()).authority_id();
+        let issuers = if roots.contains(&certificate) {
+            Vec::new()
+        } else {
+            let all = std::iter::once(&certificate).chain(&above);
+            all.map(|issuer| Bytes::copy_from_slice(issuer.der()))
+                .collect()
+        };
         Self(Arc::new(Inner {
             id,
             trust_domain: trust_domain.clone(),
             certificate,
+            above,
+            issuers,
+            roots,
             issued_at,
             signer,
             template,
@@ -135,7 +196,9 @@ impl X509Ca {
         let signature = self.0.signer.sign_x509(&to_be_signed)?;
         let certificate = template.certificate(&to_be_signed, &signature);
         Ok(IssuedX509Svid {
-            chain: vec![certificate.into()],
+            chain: std::iter::once(certificate.into())
+                .chain(self.0.issuers.iter().cloned())
+                .collect(),
             serial: u128::from_be_bytes(leaf.serial).to_string(),
             not_after,
         })
@@ -177,6 +240,14 @@ impl Term for X509Ca {
     fn not_after(&self) -> SystemTime {
         self.0.certificate.validity().not_after()
     }
+
+    fn upstream_id(&self) -> Option<String> {
+        if self.0.issuers.is_empty() {
+            return None;
+        }
+        let last = self.0.above.last().unwrap_or(&self.0.certificate);
+        last.authority_key_id()
+    }
 }
 
 impl Authority for X509Ca {
@@ -186,50 +257,79 @@ impl Authority for X509Ca {
         config.ca_key_type
     }
 
-    fn create(signer: Signer, config: &Config, now: SystemTime) -> Result<Self, CreateError> {
-        let der = root::self_sign(
-            &signer,
-            &config.trust_domain,
-            &config.ca_subject,
-            config.ca_ttl,
-            now,
-        )?;
-        let certificate = Certificate::parse(&der)?;
-        let signs = certificate
-            .key_usage()
-            .is_some_and(|usage| usage.key_cert_sign());
-        let names_us = certificate
-            .spiffe_id()
-            .is_ok_and(|id| id == config.trust_domain.id());
-        if !(certificate.is_ca() && signs && names_us) {
-            return Err(CreateError::Profile);
-        }
-        Ok(Self::new(&config.trust_domain, certificate, now, signer))
+    async fn create(signer: Signer, config: &Config, now: SystemTime) -> Result<Self, CreateError> {
+        let request = CaRequest {
+            trust_domain: &config.trust_domain,
+            subject: &config.ca_subject,
+            public_key: signer.public_key(),
+            ttl: config.ca_ttl,
+        };
+        let own = &config.trust_domain;
+        let Some(upstream) = &config.upstream else {
+            let certificate = Certificate::parse(&root::self_sign(&signer, &request, now)?)?;
+            check_profile(&certificate, &signer, own)?;
+            return Ok(Self::root(own, certificate, now, signer));
+        };
+        let minted = upstream.mint(request, now).await?;
+        let certificate = minted.chain.first().ok_or(CreateError::Profile)?;
+        check_profile(certificate, &signer, own)?;
+        find_root(&minted.chain, &minted.roots, now)?;
+        let authority = Self::below(own, &minted.chain, minted.roots, now, signer);
+        authority.ok_or(CreateError::Profile)
     }
 
-    fn restore(entry: &Entry, signer: Signer, bundle: &Bundle) -> Result<Self, Unusable> {
-        let der = entry.certificates.first().ok_or(Unusable::NoCertificate)?;
-        let certificate = Certificate::parse(der)?;
+    fn restore(
+        entry: &Entry,
+        signer: Signer,
+        bundle: &Bundle,
+        now: SystemTime,
+    ) -> Result<Self, Unusable> {
+        let chain = entry.certificates.iter().map(|der| Certificate::parse(der));
+        let chain = chain.collect::<Result<Vec<_>, _>>()?;
+        let certificate = chain.first().ok_or(Unusable::NoCertificate)?;
         if certificate.public_key() != signer.public_key() {
             return Err(Unusable::OtherKey);
         }
-        if !bundle.certificates().any(|own| *own == certificate) {
-            return Err(Unusable::NotInBundle);
+        let (own, issued_at) = (&bundle.trust_domain, entry.issued_at);
+        if bundle.certificates().any(|root| root == certificate) {
+            return Ok(Self::root(own, certificate.clone(), issued_at, signer));
         }
-        Ok(Self::new(
-            &bundle.trust_domain,
-            certificate,
-            entry.issued_at,
-            signer,
-        ))
+        let root = find_root(&chain, bundle.certificates(), now).or(Err(Unusable::NotInBundle))?;
+        let roots = vec![root.clone()];
+        Self::below(own, &chain, roots, issued_at, signer).ok_or(Unusable::NoCertificate)
     }
 
     fn certificates(&self) -> Vec<Bytes> {
-        vec![Bytes::copy_from_slice(self.0.certificate.der())]
+        let all = std::iter::once(&self.0.certificate).chain(&self.0.above);
+        all.map(|certificate| Bytes::copy_from_slice(certificate.der()))
+            .collect()
     }
 
     fn publish(&self, bundle: &mut Bundle) -> bool {
-        bundle.add_x509_authority(bundle::X509Authority::new(self.0.certificate.clone()))
+        let mut changed = false;
+        for root in &self.0.roots {
+            changed |= bundle.add_x509_authority(bundle::X509Authority::new(root.clone()));
+        }
+        changed
+    }
+}
+
+/// Whether a certificate makes an authority of this trust domain with this key (X509-SVID 3.2, 4.1, 4.3).
+fn check_profile(
+    certificate: &Certificate,
+    signer: &Signer,
+    trust_domain: &TrustDomain,
+) -> Result<(), CreateError> {
+    let usage = certificate.key_usage();
+    let signs = usage.is_some_and(|usage| usage.key_cert_sign());
+    let names_us = certificate
+        .spiffe_id()
+        .is_ok_and(|id| id == trust_domain.id());
+    let is_ours = certificate.public_key() == signer.public_key();
+    if certificate.is_ca() && signs && names_us && is_ours {
+        Ok(())
+    } else {
+        Err(CreateError::Profile)
     }
 }
 

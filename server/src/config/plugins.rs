@@ -9,6 +9,7 @@ use runtime::config::{self, Body, Nothing, Plugin, Problems, Unbuilt, given};
 use serde::Deserialize;
 
 use super::{KeysConfig, StoreConfig, k8s_psat, publish};
+use crate::authority::DiskConfig;
 use crate::publish::TargetConfig;
 
 /// What the plugins amount to.
@@ -16,6 +17,7 @@ use crate::publish::TargetConfig;
 pub(super) struct Plugins {
     pub(super) store: Option<StoreConfig>,
     pub(super) keys: Option<KeysConfig>,
+    pub(super) upstream: Option<DiskConfig>,
     pub(super) publish: Vec<TargetConfig>,
     pub(super) k8s_clusters: Option<BTreeMap<String, Cluster>>,
 }
@@ -42,7 +44,6 @@ const UNBUILT: Unbuilt<'_> = &[
     (
         "UpstreamAuthority",
         &[
-            "disk",
             "spire",
             "vault",
             "aws_pca",
@@ -69,6 +70,14 @@ const UNBUILT: Unbuilt<'_> = &[
 #[serde(default)]
 struct Disk {
     keys_path: Option<PathBuf>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct UpstreamDisk {
+    cert_file_path: Option<PathBuf>,
+    key_file_path: Option<PathBuf>,
+    bundle_file_path: Option<PathBuf>,
 }
 
 /// The settings of SPIRE's database. Only the type is looked at.
@@ -104,6 +113,9 @@ pub(super) fn read(section: Option<&Body>, problems: &mut Problems) -> Plugins {
             ("NodeAttestor", join_token::NAME) => {
                 let Nothing {} = plugin.settings(problems);
             }
+            ("UpstreamAuthority", "disk") => {
+                plugins.upstream = upstream_disk(plugin, problems);
+            }
             ("BundlePublisher", "k8s_configmap") => {
                 plugins
                     .publish
@@ -122,6 +134,7 @@ pub(super) fn read(section: Option<&Body>, problems: &mut Problems) -> Plugins {
     }
     declared.exactly_one("KeyManager", "`disk` or `memory`", problems);
     declared.at_most_one("DataStore", problems);
+    declared.at_most_one("UpstreamAuthority", problems);
     plugins
 }
 
@@ -152,6 +165,19 @@ fn store(plugin: &Plugin, problems: &mut Problems) -> Option<StoreConfig> {
             None
         }
     }
+}
+
+fn upstream_disk(plugin: &Plugin, problems: &mut Problems) -> Option<DiskConfig> {
+    let settings: UpstreamDisk = plugin.settings(problems);
+    let files = given(settings.cert_file_path).zip(given(settings.key_file_path));
+    let what = "'cert_file_path' and 'key_file_path' must be set and not empty";
+    problems.add_if(files.is_none(), &plugin.key("cert_file_path"), what);
+    let (cert_file_path, key_file_path) = files?;
+    Some(DiskConfig {
+        cert_file_path,
+        key_file_path,
+        bundle_file_path: given(settings.bundle_file_path),
+    })
 }
 
 fn disk(plugin: &Plugin, problems: &mut Problems) -> Option<KeysConfig> {

@@ -110,7 +110,10 @@ fn assemble(server: &raw::Server, rest: Rest, problems: &mut Problems) -> Option
             .unwrap_or_else(|| PathBuf::from(DEFAULT_SOCKET_PATH)),
         store: rest.plugins.store.unwrap_or(StoreConfig::Embedded),
         keys: rest.plugins.keys?,
-        authority,
+        authority: AuthorityConfig {
+            upstream: rest.plugins.upstream,
+            ..authority
+        },
         default_x509_svid_ttl: x509,
         default_jwt_svid_ttl: jwt,
         agent_ttl: agent,
@@ -280,6 +283,7 @@ fn authority(server: &raw::Server, problems: &mut Problems) -> AuthorityConfig {
         jwt_key_type: jwt_key_type.unwrap_or(ca_key_type),
         ca_subject: ca_subject(server.ca_subject.as_ref(), problems),
         jwt_issuer: given(server.jwt_issuer.clone()),
+        upstream: None,
     }
 }
 

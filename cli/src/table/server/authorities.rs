@@ -1,4 +1,4 @@
-//! `server localauthority`: the same five commands for either kind of authority.
+//! `server localauthority`: the same five commands for either kind of authority; and `server upstreamauthority`.
 
 use super::super::{AuthorityKind, AuthorityStep, OUTPUT, ServerAction};
 use super::{ASKS, SOCKET, command};
@@ -67,4 +67,41 @@ macro_rules! flags {
 pub(in crate::table) static COMMANDS: &[Command] = commands![
     Jwt "jwt" "JWT" "it",
     X509 "x509" "X.509" "the resulting CA certificate",
+];
+
+pub(in crate::table) static UPSTREAM_COMMANDS: &[Command] = &[
+    command(
+        "server upstreamauthority revoke",
+        "Revokes the previously active X.509 upstream authority by removing it from the bundle and propagating this update throughout the cluster",
+        FlagSet {
+            name: "upstreamauthority revoke",
+            groups: &[
+                SOCKET,
+                OUTPUT,
+                &[Flag::text(
+                    "subjectKeyID",
+                    "The X.509 Subject Key Identifier (or SKID) of the authority's CA certificate of the X.509 upstream authority to revoke",
+                )],
+            ],
+        },
+        ASKS,
+        ServerAction::UpstreamRevoke,
+    ),
+    command(
+        "server upstreamauthority taint",
+        "Marks the provided X.509 upstream authority as being tainted",
+        FlagSet {
+            name: "upstreamauthority taint",
+            groups: &[
+                SOCKET,
+                OUTPUT,
+                &[Flag::text(
+                    "subjectKeyID",
+                    "The X.509 Subject Key Identifier (or SKID) of the authority's CA certificate of the upstream X.509 authority to taint",
+                )],
+            ],
+        },
+        ASKS,
+        ServerAction::UpstreamTaint,
+    ),
 ];

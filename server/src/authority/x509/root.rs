@@ -1,47 +1,72 @@
-//! Makes the self-signed certificate of an X.509 authority.
+//! Makes the certificate of an X.509 authority: by itself, or by one above.
 
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
-use identity::{key::KeyAlgorithm, trust_domain::TrustDomain};
+use identity::{
+    key::{KeyAlgorithm, PublicKey},
+    x509::Certificate,
+};
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, DnValue, IsCa, KeyIdMethod,
-    KeyUsagePurpose, PublicKeyData, SanType, SerialNumber, SigningKey, SubjectPublicKeyInfo,
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, DnValue, IsCa, Issuer,
+    KeyIdMethod, KeyUsagePurpose, PublicKeyData, SanType, SerialNumber, SigningKey,
+    SubjectPublicKeyInfo,
 };
 use time::OffsetDateTime;
 
 use super::{NOT_BEFORE_CUSHION, new_serial};
-use crate::{authority::CaSubject, keys::Signer};
+use crate::{
+    authority::{CaSubject, upstream::CaRequest},
+    keys::Signer,
+};
 
 /// The attribute `serialNumber` of a name (RFC 5280 A.1): it keeps the names of our authorities apart.
 const OID_SERIAL_NUMBER: &[u64] = &[2, 5, 4, 5];
 
-/// Signs a certificate for the signer's own key, valid for `ttl`.
+/// Signs a certificate for the signer's own key, valid for the `ttl` of the request.
 pub(super) fn self_sign(
     signer: &Signer,
-    trust_domain: &TrustDomain,
-    subject: &CaSubject,
-    ttl: Duration,
+    request: &CaRequest<'_>,
     now: SystemTime,
 ) -> Result<Vec<u8>, rcgen::Error> {
+    let params = params(request, now)?;
+    let key = CertifiedKey::new(signer.public_key(), signer)?;
+    Ok(params.self_signed(&key)?.der().to_vec())
+}
+
+/// Signs a certificate for another's key, valid for the `ttl` of the request and no longer than the issuer's.
+pub(in crate::authority) fn sign_below(
+    issuer: &Certificate,
+    signer: &Signer,
+    request: &CaRequest<'_>,
+    now: SystemTime,
+) -> Result<Vec<u8>, rcgen::Error> {
+    let mut params = params(request, now)?;
+    params.not_after = params
+        .not_after
+        .min(whole_seconds(issuer.validity().not_after()));
+    params.use_authority_key_identifier_extension = true;
+    let issuing_key = CertifiedKey::new(issuer.public_key(), signer)?;
+    let issuer = Issuer::from_ca_cert_der(issuer.der(), issuing_key)?;
+    let key = CertifiedKey::new(request.public_key, signer)?;
+    Ok(params.signed_by(&key, &issuer)?.der().to_vec())
+}
+
+fn params(request: &CaRequest<'_>, now: SystemTime) -> Result<CertificateParams, rcgen::Error> {
     let serial = new_serial();
     let mut params = CertificateParams::default();
     params.serial_number = Some(SerialNumber::from_slice(&serial));
     params.not_before = whole_seconds(now - NOT_BEFORE_CUSHION);
-    params.not_after = whole_seconds(now + ttl);
-    params.distinguished_name = name(subject, &u128::from_be_bytes(serial).to_string())?;
+    params.not_after = whole_seconds(now + request.ttl);
+    params.distinguished_name = name(request.subject, &u128::from_be_bytes(serial).to_string())?;
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     // X509-SVID 4.3: a signing certificate has keyCertSign.
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     // X509-SVID 3.2: the SPIFFE ID of a signing certificate is the trust domain's, without a path.
-    let id = trust_domain.id();
+    let id = request.trust_domain.id();
     params.subject_alt_names = vec![SanType::URI(id.as_str().try_into()?)];
-    let key_id = signer.public_key().subject_key_id().to_vec();
+    let key_id = request.public_key.subject_key_id().to_vec();
     params.key_identifier_method = KeyIdMethod::PreSpecified(key_id);
-    let key = CertifiedKey {
-        spki: SubjectPublicKeyInfo::from_der(signer.public_key().spki_der())?,
-        signer,
-    };
-    Ok(params.self_signed(&key)?.der().to_vec())
+    Ok(params)
 }
 
 fn name(subject: &CaSubject, serial: &str) -> Result<DistinguishedName, rcgen::Error> {
@@ -74,9 +99,21 @@ fn whole_seconds(at: SystemTime) -> OffsetDateTime {
         .unwrap_or(OffsetDateTime::UNIX_EPOCH)
 }
 
+/// A key that is certified, or that certifies by `signer`.
 struct CertifiedKey<'a> {
     spki: SubjectPublicKeyInfo,
+    algorithm: KeyAlgorithm,
     signer: &'a Signer,
+}
+
+impl<'a> CertifiedKey<'a> {
+    fn new(key: &PublicKey, signer: &'a Signer) -> Result<Self, rcgen::Error> {
+        Ok(Self {
+            spki: SubjectPublicKeyInfo::from_der(key.spki_der())?,
+            algorithm: key.algorithm(),
+            signer,
+        })
+    }
 }
 
 impl PublicKeyData for CertifiedKey<'_> {
@@ -85,7 +122,7 @@ impl PublicKeyData for CertifiedKey<'_> {
     }
 
     fn algorithm(&self) -> &'static rcgen::SignatureAlgorithm {
-        match self.signer.algorithm() {
+        match self.algorithm {
             KeyAlgorithm::EcP384 => &rcgen::PKCS_ECDSA_P384_SHA384,
             KeyAlgorithm::Rsa(_) => &rcgen::PKCS_RSA_SHA256,
             // INVARIANT: a signer has no key of the others.

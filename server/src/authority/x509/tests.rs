@@ -28,7 +28,7 @@ fn config() -> Config {
 
 async fn authority(kind: KeyType) -> X509Ca {
     let signer = Keys::memory().generate("x509-CA-A", kind).await.unwrap();
-    X509Ca::create(signer, &config(), now()).unwrap()
+    X509Ca::create(signer, &config(), now()).await.unwrap()
 }
 
 fn public_key() -> PublicKey {
