@@ -49,8 +49,18 @@ pub fn new_workload_key(
     algorithm: KeyAlgorithm,
     id: &SpiffeId,
 ) -> Result<WorkloadKey, WorkloadKeyError> {
+    new_named_key(algorithm, id, &[])
+}
+
+/// The same, and the request names these DNS names too. A server looks at them only when an operator
+/// has an SVID minted.
+pub fn new_named_key(
+    algorithm: KeyAlgorithm,
+    id: &SpiffeId,
+    dns_names: &[String],
+) -> Result<WorkloadKey, WorkloadKeyError> {
     let pair = generate(algorithm)?;
-    let csr = request(&pair, id).map_err(WorkloadKeyError::Request)?;
+    let csr = request(&pair, id, dns_names).map_err(WorkloadKeyError::Request)?;
     let key = PrivateKey::from_pkcs8_der(Zeroizing::new(pair.serialize_der()))
         .map_err(WorkloadKeyError::Key)?;
     Ok(WorkloadKey {
@@ -74,10 +84,14 @@ fn generate(algorithm: KeyAlgorithm) -> Result<KeyPair, WorkloadKeyError> {
     .map_err(WorkloadKeyError::Generate)
 }
 
-fn request(pair: &KeyPair, id: &SpiffeId) -> Result<Vec<u8>, rcgen::Error> {
+fn request(pair: &KeyPair, id: &SpiffeId, dns_names: &[String]) -> Result<Vec<u8>, rcgen::Error> {
     let mut params = CertificateParams::default();
     // rcgen puts a name of its own here. Servers take the public key alone.
     params.distinguished_name = DistinguishedName::new();
+    for name in dns_names {
+        let name = SanType::DnsName(Ia5String::try_from(name.as_str())?);
+        params.subject_alt_names.push(name);
+    }
     params
         .subject_alt_names
         .push(SanType::URI(Ia5String::try_from(id.as_str())?));
@@ -105,7 +119,7 @@ mod tests {
             let request = Csr::parse_and_verify(&made.csr).unwrap();
             assert_eq!(made.key.algorithm(), algorithm);
             assert_eq!(request.public_key(), made.key.public_key());
-            assert_eq!(request.uris().collect::<Vec<_>>(), [id().as_str()]);
+            assert_eq!(request.uris().collect::<Vec<_>>(), [Some(id().as_str())]);
             // An empty sequence after the version: nobody is named beside the SPIFFE ID.
             let parsed = rcgen::CertificateSigningRequestParams::from_der(&made.csr.clone().into());
             let name = parsed.unwrap().params.distinguished_name;

@@ -7,6 +7,7 @@ mod entries;
 mod entry_file;
 mod filter;
 mod health;
+mod mint;
 mod tokens;
 mod upstream;
 
@@ -48,6 +49,8 @@ pub(crate) async fn run(
         ServerAction::Healthcheck => health::check(session, values).await,
         ServerAction::UpstreamRevoke => upstream::revoke(session, values).await,
         ServerAction::UpstreamTaint => upstream::taint(session, values).await,
+        ServerAction::JwtMint => mint::jwt(session, values).await,
+        ServerAction::X509Mint => mint::x509(session, values).await,
         ServerAction::TokenGenerate => tokens::generate(session, values).await,
         ServerAction::Backup
         | ServerAction::Restore

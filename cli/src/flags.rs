@@ -10,7 +10,7 @@ mod value;
 pub(crate) use value::{Output, Values};
 
 #[cfg(test)]
-use value::{go_duration, go_int};
+use value::{go_duration, go_int, go_span};
 
 /// What a flag takes.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -23,6 +23,8 @@ pub(crate) enum Kind {
     Int,
     /// A length of time such as `1m30s`.
     Duration,
+    /// The same, where less than nothing can be said too.
+    Span,
     /// Text that may be given more than once.
     List,
     /// Text separated by commas; the last one given counts.

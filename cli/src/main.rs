@@ -10,6 +10,7 @@ mod console;
 mod daemon;
 mod dev;
 mod failure;
+mod files;
 mod flags;
 mod go;
 mod json;

@@ -46,12 +46,14 @@ pub(crate) enum ServerAction {
     EntryShow,
     EntryUpdate,
     Healthcheck,
+    JwtMint,
     Restore,
     Run,
     TokenGenerate,
     UpstreamRevoke,
     UpstreamTaint,
     Validate,
+    X509Mint,
 }
 
 /// The kinds of a server's signing authorities.

@@ -7,6 +7,7 @@ mod authority;
 mod certificate;
 mod chain;
 mod csr;
+mod distinguished;
 mod extensions;
 mod leaf;
 mod name;
@@ -20,6 +21,7 @@ pub use certificate::{
 };
 pub use chain::{MAX_CHAIN, Purpose, VerifyError, verify_peer, verify_peer_der};
 pub use csr::{Csr, CsrError, MAX_CSR_BYTES};
+pub use distinguished::{Attribute, DistinguishedName, NameError};
 pub use extensions::KeyUsage;
 pub use leaf::{LeafError, check_leaf, check_peer_leaf};
 pub use signature::Signed;

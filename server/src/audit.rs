@@ -63,6 +63,16 @@ pub(crate) enum Event<'a> {
         entry: &'a Entry,
         expires_at: SystemTime,
     },
+    /// Signed for an operator, without an entry.
+    X509SvidMinted {
+        id: &'a SpiffeId,
+        serial: &'a str,
+        not_after: SystemTime,
+    },
+    JwtSvidMinted {
+        id: &'a SpiffeId,
+        expires_at: SystemTime,
+    },
 }
 
 /// What became of an authority.
@@ -106,6 +116,8 @@ impl Event<'_> {
             Self::BackupTaken { .. } => "backup_taken",
             Self::X509SvidIssued { .. } => "x509_svid_issued",
             Self::JwtSvidIssued { .. } => "jwt_svid_issued",
+            Self::X509SvidMinted { .. } => "x509_svid_minted",
+            Self::JwtSvidMinted { .. } => "jwt_svid_minted",
         }
     }
 }
@@ -215,6 +227,21 @@ impl Audit {
                 spiffe.id = %entry.spiffe_id,
                 svid.serial = serial,
                 svid.not_after = crate::records::to_seconds(not_after)
+            ),
+            Event::X509SvidMinted {
+                id,
+                serial,
+                not_after,
+            } => line!(
+                self, event, caller,
+                spiffe.id = %id,
+                svid.serial = serial,
+                svid.not_after = crate::records::to_seconds(not_after)
+            ),
+            Event::JwtSvidMinted { id, expires_at } => line!(
+                self, event, caller,
+                spiffe.id = %id,
+                svid.not_after = crate::records::to_seconds(expires_at)
             ),
             Event::JwtSvidIssued { entry, expires_at } => line!(
                 self, event, caller,

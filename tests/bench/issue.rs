@@ -136,6 +136,7 @@ fn x509_svid(authorities: &Authorities, workloads: &[Workload], now: SystemTime)
             dns_names: &[],
             ttl: HOUR,
             subject: Subject::Workload,
+            name: None,
         };
         black_box(authorities.sign_x509_svid(&request, now).unwrap());
     })

@@ -90,6 +90,9 @@ pub fn csr(data: &[u8]) {
     if let Ok(csr) = Csr::parse_and_verify(data) {
         assert!(data.len() <= identity::x509::MAX_CSR_BYTES);
         assert!(csr.public_key().check_for_issuance().is_ok());
+        if let Ok(subject) = csr.subject() {
+            assert!(subject.iter().all(|(_, value)| value.len() <= 256));
+        }
     }
 }
 

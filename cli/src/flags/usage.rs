@@ -30,6 +30,7 @@ fn argument(kind: Kind) -> &'static str {
         Kind::Text => " string",
         Kind::Switch => "",
         Kind::Int => " int",
+        Kind::Span => " duration",
         Kind::Duration | Kind::List | Kind::Commas | Kind::Either | Kind::Output => " value",
     }
 }

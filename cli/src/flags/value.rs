@@ -57,6 +57,7 @@ impl Values {
             Kind::Duration => go_duration(text)
                 .map(drop)
                 .ok_or_else(|| refuse(format!("time: invalid duration {text:?}")))?,
+            Kind::Span if go_span(text).is_none() => return Err(refuse("parse error".to_owned())),
             Kind::Output => self.set_output(text).map_err(refuse)?,
             _ => {}
         }
@@ -117,6 +118,11 @@ impl Values {
 
     pub(crate) fn duration(&self, name: &str) -> Duration {
         go_duration(self.text(name)).unwrap_or_default()
+    }
+
+    /// The nanoseconds of a span.
+    pub(crate) fn nanos(&self, name: &str) -> i64 {
+        go_span(self.text(name)).unwrap_or_default()
     }
 
     pub(crate) fn list(&self, name: &str) -> &[String] {
@@ -220,6 +226,17 @@ pub(super) fn go_duration(text: &str) -> Option<Duration> {
         .ok()
         .filter(|nanos| i64::try_from(*nanos).is_ok())
         .map(Duration::from_nanos)
+}
+
+/// The nanoseconds of a length of time that may be negative.
+pub(super) fn go_span(text: &str) -> Option<i64> {
+    let (sign, text) = match text.strip_prefix('-') {
+        Some(rest) if !rest.starts_with('+') => (-1, rest),
+        Some(_) => return None,
+        None => (1, text),
+    };
+    let nanos = i64::try_from(go_duration(text)?.as_nanos()).ok()?;
+    Some(sign * nanos)
 }
 
 fn scaled(digits: &str, unit: u128) -> Option<u128> {

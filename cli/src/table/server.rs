@@ -400,6 +400,26 @@ pub(super) static COMMANDS: &[Command] = &[
         ServerAction::Healthcheck,
     ),
     command(
+        "server jwt mint",
+        "Mints a JWT-SVID",
+        flags!(
+            "jwt mint",
+            SOCKET,
+            OUTPUT,
+            &[
+                Flag::text("spiffeID", "SPIFFE ID of the JWT-SVID"),
+                Flag::new("ttl", Kind::Span, "TTL of the JWT-SVID"),
+                Flag::list(
+                    "audience",
+                    "Audience claim that will be included in the SVID. Can be used more than once.",
+                ),
+                Flag::text("write", "File to write token to instead of stdout"),
+            ],
+        ),
+        ASKS,
+        ServerAction::JwtMint,
+    ),
+    command(
         "server restore",
         "Makes the store of a server from a backup",
         flags!(
@@ -434,5 +454,25 @@ pub(super) static COMMANDS: &[Command] = &[
         flags!("validate", RUN),
         VALIDATES,
         ServerAction::Validate,
+    ),
+    command(
+        "server x509 mint",
+        "Mints an X509-SVID",
+        flags!(
+            "x509 mint",
+            SOCKET,
+            OUTPUT,
+            &[
+                Flag::text("spiffeID", "SPIFFE ID of the X509-SVID"),
+                Flag::new("ttl", Kind::Span, "TTL of the X509-SVID"),
+                Flag::list(
+                    "dns",
+                    "DNS name that will be included in SVID. Can be used more than once.",
+                ),
+                Flag::text("write", "Directory to write output to instead of stdout"),
+            ],
+        ),
+        ASKS,
+        ServerAction::X509Mint,
     ),
 ];

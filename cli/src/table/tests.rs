@@ -34,6 +34,7 @@ fn spelled(flag: &Flag) -> (&'static str, &'static str, &'static str) {
         Kind::Text => "string",
         Kind::Switch => "bool",
         Kind::Int => "int",
+        Kind::Span => "duration",
         Kind::Duration | Kind::List | Kind::Commas | Kind::Either | Kind::Output => "value",
     };
     (flag.name, kind, flag.default)

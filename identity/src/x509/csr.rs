@@ -5,6 +5,7 @@ use x509_parser::{
     extensions::ParsedExtension, prelude::FromDer, x509::X509Version,
 };
 
+use super::distinguished::{DistinguishedName, NameError};
 use super::extensions::Names;
 use crate::key::{KeyError, PublicKey, SignatureScheme};
 
@@ -13,12 +14,14 @@ pub const MAX_CSR_BYTES: usize = 16 * 1024;
 
 /// A request whose signature proves that the sender holds the private key.
 ///
-/// Only the public key is meant to reach a certificate. The names are kept for the one call that
-/// signs what it is asked for, by an administrator's hand.
+/// Only the public key is meant to reach a certificate. The names and the subject are kept for the one
+/// call that signs what it is asked for, by an administrator's hand; extensions are never more than
+/// asked for.
 #[derive(Clone, Debug)]
 pub struct Csr {
     public_key: PublicKey,
     names: Names,
+    subject: Vec<u8>,
 }
 
 impl Csr {
@@ -52,16 +55,18 @@ impl Csr {
         public_key
             .verify(scheme, info.raw, &csr.signature_value.data)
             .map_err(CsrError::Signature)?;
-        let names = csr
-            .requested_extensions()
-            .into_iter()
-            .flatten()
-            .find_map(|extension| match extension {
-                ParsedExtension::SubjectAlternativeName(names) => Some(Names::read(names)),
-                _ => None,
-            })
-            .unwrap_or_default();
-        Ok(Self { public_key, names })
+        // All of them, if there is more than one: what is counted here must be all that was asked for.
+        let mut names = Names::default();
+        for extension in csr.requested_extensions().into_iter().flatten() {
+            if let ParsedExtension::SubjectAlternativeName(more) = extension {
+                names.extend(Names::read(more));
+            }
+        }
+        Ok(Self {
+            public_key,
+            names,
+            subject: info.subject.as_raw().to_vec(),
+        })
     }
 
     /// The key that the sender proved to hold.
@@ -69,9 +74,14 @@ impl Csr {
         &self.public_key
     }
 
-    /// The URI names asked for, without those that are not ASCII.
-    pub fn uris(&self) -> impl Iterator<Item = &str> {
-        self.names.uris.iter().filter_map(Option::as_deref)
+    /// The URI names asked for; `None` for one that is not ASCII.
+    pub fn uris(&self) -> impl ExactSizeIterator<Item = Option<&str>> {
+        self.names.uris.iter().map(Option::as_deref)
+    }
+
+    /// The subject asked for.
+    pub fn subject(&self) -> Result<DistinguishedName, NameError> {
+        DistinguishedName::from_der(&self.subject)
     }
 
     /// The DNS names asked for.

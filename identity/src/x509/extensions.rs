@@ -77,6 +77,11 @@ pub(super) struct Names {
 }
 
 impl Names {
+    pub(super) fn extend(&mut self, more: Self) {
+        self.uris.extend(more.uris);
+        self.dns.extend(more.dns);
+    }
+
     pub(super) fn read(names: &SubjectAlternativeName<'_>) -> Self {
         let mut read = Self::default();
         for name in &names.general_names {

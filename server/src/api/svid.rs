@@ -1,6 +1,7 @@
 //! `spire.api.server.svid.v1.SVID`.
 
 mod batch;
+mod mint;
 
 use std::sync::Arc;
 
@@ -129,16 +130,20 @@ impl Svid for Service {
 
     async fn mint_x509svid(
         &self,
-        _request: Request<MintX509svidRequest>,
+        request: Request<MintX509svidRequest>,
     ) -> Result<Response<MintX509svidResponse>, Status> {
-        Err(super::not_built("MintX509SVID"))
+        let caller = Caller::of(&request)?;
+        let svid = mint::x509(&self.services, &caller, request.get_ref())?;
+        Ok(Response::new(MintX509svidResponse { svid: Some(svid) }))
     }
 
     async fn mint_jwtsvid(
         &self,
-        _request: Request<MintJwtsvidRequest>,
+        request: Request<MintJwtsvidRequest>,
     ) -> Result<Response<MintJwtsvidResponse>, Status> {
-        Err(super::not_built("MintJWTSVID"))
+        let caller = Caller::of(&request)?;
+        let svid = mint::jwt(&self.services, &caller, request.get_ref())?;
+        Ok(Response::new(MintJwtsvidResponse { svid: Some(svid) }))
     }
 
     async fn mint_witsvid(

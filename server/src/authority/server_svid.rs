@@ -40,6 +40,7 @@ impl ServerSvid {
             dns_names: &[],
             ttl: config.server_svid_ttl,
             subject: Subject::Server,
+            name: None,
         };
         let issued = authority.sign(&request, now)?;
         // This reads it back as any peer does: a test of the issuer at each start and renewal.

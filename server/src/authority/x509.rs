@@ -18,7 +18,7 @@ use identity::{
     key::PublicKey,
     spiffe_id::SpiffeId,
     trust_domain::TrustDomain,
-    x509::{Certificate, find_root},
+    x509::{Attribute, Certificate, DistinguishedName, find_root},
 };
 
 use super::{
@@ -29,7 +29,7 @@ use crate::{
     keys::{KeyType, Signer},
     records::authorities::Entry,
 };
-use der::{Leaf, Template};
+use der::{Leaf, LeafName, Template};
 
 pub(super) use root::sign_below;
 
@@ -55,6 +55,8 @@ pub struct X509SvidRequest<'a> {
     pub dns_names: &'a [DnsName],
     pub ttl: Duration,
     pub subject: Subject,
+    /// Whom the leaf names beside the SPIFFE ID, instead of what all leaves name.
+    pub name: Option<&'a DistinguishedName>,
 }
 
 /// A signed X509-SVID, without its key.
@@ -177,6 +179,9 @@ impl X509Ca {
         if not_after <= now {
             return Err(SignError::AuthorityEnded);
         }
+        // SPIRE puts the first DNS name there, for old peers that look for it.
+        let common_name = request.dns_names.first().map(DnsName::as_str);
+        let asked = request.asked_name(common_name);
         let leaf = Leaf {
             serial: new_serial(),
             not_before: now - NOT_BEFORE_CUSHION,
@@ -185,8 +190,9 @@ impl X509Ca {
             subject_key_id: request.public_key.subject_key_id(),
             uri: request.id.as_str(),
             dns_names: request.dns_names,
-            // SPIRE puts the first DNS name there, for old peers that look for it.
-            common_name: request.dns_names.first().map(DnsName::as_str),
+            subject: asked
+                .as_ref()
+                .map_or(LeafName::Default { common_name }, LeafName::Asked),
         };
         let template = &self.0.template;
         let to_be_signed = template.to_be_signed(&leaf);
@@ -206,6 +212,14 @@ impl X509Ca {
 }
 
 impl X509SvidRequest<'_> {
+    fn asked_name(&self, common_name: Option<&str>) -> Option<DistinguishedName> {
+        let name = self.name?.clone();
+        Some(match common_name {
+            None => name,
+            Some(common_name) => name.with(Attribute::CommonName, common_name),
+        })
+    }
+
     /// What must hold before a signature is made, in every build.
     fn check(&self, authority: &X509Ca) -> Result<(), SignError> {
         // X509-SVID 3: the issuer's trust domain and the leaf's are the same.

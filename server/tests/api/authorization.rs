@@ -112,7 +112,7 @@ async fn what_is_not_built_says_so_to_those_who_may_call_it() {
         "/spire.api.server.localauthority.v1.LocalAuthority/GetWITAuthorityState",
         "/spire.api.server.trustdomain.v1.TrustDomain/ListFederationRelationships",
         "/spire.api.server.debug.v1.Debug/GetInfo",
-        "/spire.api.server.svid.v1.SVID/MintX509SVID",
+        "/spire.api.server.svid.v1.SVID/MintWITSVID",
     ] {
         assert_eq!(
             call(&server.admin, path).await.unwrap_err().code(),

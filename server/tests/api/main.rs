@@ -17,6 +17,8 @@ mod life;
 #[cfg(test)]
 mod localauthority;
 #[cfg(test)]
+mod mint;
+#[cfg(test)]
 mod support;
 #[cfg(test)]
 mod svids;

@@ -113,6 +113,7 @@ pub(super) fn sign(
         dns_names: &[],
         ttl: services.ttls.agent,
         subject: Subject::Agent,
+        name: None,
     };
     let issued = services
         .authorities

@@ -120,6 +120,7 @@ fn sign(
         dns_names: &entry.dns_names,
         ttl: entry.x509_svid_ttl.unwrap_or(services.ttls.x509_svid),
         subject: Subject::Workload,
+        name: None,
     };
     let issued = services
         .authorities

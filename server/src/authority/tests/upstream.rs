@@ -94,6 +94,7 @@ fn svid(server: &Server, now: SystemTime) -> Vec<Certificate> {
         dns_names: &[],
         ttl: Duration::from_secs(60),
         subject: Subject::Workload,
+        name: None,
     };
     let issued = server.authorities.sign_x509_svid(&request, now).unwrap();
     let chain = issued.chain.iter().map(|der| Certificate::parse(der));

@@ -5,7 +5,11 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use identity::{entry::DnsName, key::KeyAlgorithm};
+use identity::{
+    entry::DnsName,
+    key::KeyAlgorithm,
+    x509::{Attribute, DistinguishedName},
+};
 use time::OffsetDateTime;
 
 const SEQUENCE: u8 = 0x30;
@@ -49,9 +53,6 @@ const BASIC_CONSTRAINTS: &[u8] = &[
 const OID_SUBJECT_KEY_ID: &[u8] = &[0x06, 0x03, 0x55, 0x1d, 0x0e];
 const OID_AUTHORITY_KEY_ID: &[u8] = &[0x06, 0x03, 0x55, 0x1d, 0x23];
 const OID_SUBJECT_ALT_NAME: &[u8] = &[0x06, 0x03, 0x55, 0x1d, 0x11];
-const OID_COUNTRY: &[u8] = &[0x06, 0x03, 0x55, 0x04, 0x06];
-const OID_ORGANIZATION: &[u8] = &[0x06, 0x03, 0x55, 0x04, 0x0a];
-const OID_COMMON_NAME: &[u8] = &[0x06, 0x03, 0x55, 0x04, 0x03];
 
 /// What all leaves of an issuer share.
 #[derive(Debug)]
@@ -71,7 +72,16 @@ pub(super) struct Leaf<'a> {
     pub(super) subject_key_id: [u8; 20],
     pub(super) uri: &'a str,
     pub(super) dns_names: &'a [DnsName],
-    pub(super) common_name: Option<&'a str>,
+    pub(super) subject: LeafName<'a>,
+}
+
+/// Whom a leaf names beside the SPIFFE ID.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum LeafName<'a> {
+    /// C=US, O=SPIRE as in SPIRE's leaves, then the common name, if any.
+    Default { common_name: Option<&'a str> },
+    /// What an operator asked for.
+    Asked(&'a DistinguishedName),
 }
 
 impl Template {
@@ -108,7 +118,7 @@ impl Template {
                 write_time(out, leaf.not_before);
                 write_time(out, leaf.not_after);
             });
-            write_subject(out, leaf.common_name);
+            write_subject(out, leaf.subject);
             out.extend_from_slice(leaf.spki);
             nest(out, 0xa3, |out| {
                 nest(out, SEQUENCE, |out| self.write_extensions(out, leaf));
@@ -157,18 +167,33 @@ impl Template {
     }
 }
 
-/// C=US, O=SPIRE as in SPIRE's leaves, then the common name, if any.
-fn write_subject(out: &mut Vec<u8>, common_name: Option<&str>) {
+fn write_subject(out: &mut Vec<u8>, subject: LeafName<'_>) {
+    match subject {
+        LeafName::Asked(name) => write_name(out, &name.iter().collect::<Vec<_>>()),
+        LeafName::Default { common_name } => {
+            let (country, organization) = (
+                (Attribute::Country, "US"),
+                (Attribute::Organization, "SPIRE"),
+            );
+            match common_name {
+                None => write_name(out, &[country, organization]),
+                Some(name) => {
+                    write_name(out, &[country, organization, (Attribute::CommonName, name)]);
+                }
+            }
+        }
+    }
+}
+
+fn write_name(out: &mut Vec<u8>, attributes: &[(Attribute, &str)]) {
     nest(out, SEQUENCE, |out| {
-        write_attribute(out, OID_COUNTRY, "US");
-        write_attribute(out, OID_ORGANIZATION, "SPIRE");
-        if let Some(name) = common_name {
-            write_attribute(out, OID_COMMON_NAME, name);
+        for (attribute, value) in attributes {
+            write_attribute(out, *attribute, value);
         }
     });
 }
 
-fn write_attribute(out: &mut Vec<u8>, oid: &[u8], value: &str) {
+fn write_attribute(out: &mut Vec<u8>, attribute: Attribute, value: &str) {
     let is_printable = value
         .bytes()
         .all(|b| b.is_ascii_alphanumeric() || b" '()+,-./:=?".contains(&b));
@@ -179,7 +204,7 @@ fn write_attribute(out: &mut Vec<u8>, oid: &[u8], value: &str) {
     };
     nest(out, SET, |out| {
         nest(out, SEQUENCE, |out| {
-            out.extend_from_slice(oid);
+            out.extend_from_slice(&[0x06, 0x03, 0x55, 0x04, attribute.arc()]);
             primitive(out, tag, value.as_bytes());
         });
     });

@@ -43,6 +43,7 @@ fn request<'a>(id: &'a SpiffeId, public_key: &'a PublicKey) -> X509SvidRequest<'
         dns_names: &[],
         ttl,
         subject: Subject::Workload,
+        name: None,
     }
 }
 
@@ -286,7 +287,7 @@ proptest! {
             subject_key_id: public_key.subject_key_id(),
             uri: id.as_str(),
             dns_names: &dns_names,
-            common_name: dns_names.first().map(DnsName::as_str),
+            subject: LeafName::Default { common_name: dns_names.first().map(DnsName::as_str) },
         });
         let own = values(inside(&to_be_signed));
         let parts = values(inside(oracle.der()));
