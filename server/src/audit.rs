@@ -45,7 +45,7 @@ pub(crate) enum Event<'a> {
         expires_at: SystemTime,
         agent_id: Option<&'a SpiffeId>,
     },
-    BundleSet(&'a TrustDomain),
+    Bundle(BundleTurn, &'a TrustDomain),
     /// What an operator did with the authority of this name.
     Authority(Turn, Kind, &'a str),
     UpstreamTainted(&'a str),
@@ -73,6 +73,16 @@ pub(crate) enum Event<'a> {
         id: &'a SpiffeId,
         expires_at: SystemTime,
     },
+}
+
+/// What became of a bundle.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum BundleTurn {
+    Created,
+    Updated,
+    Set,
+    Appended,
+    Deleted,
 }
 
 /// What became of an authority.
@@ -106,7 +116,11 @@ impl Event<'_> {
             Self::AgentBanned(_) => "agent_banned",
             Self::AgentEvicted(_) => "agent_evicted",
             Self::JoinTokenCreated { .. } => "join_token_created",
-            Self::BundleSet(_) => "bundle_set",
+            Self::Bundle(BundleTurn::Created, _) => "bundle_created",
+            Self::Bundle(BundleTurn::Updated, _) => "bundle_updated",
+            Self::Bundle(BundleTurn::Set, _) => "bundle_set",
+            Self::Bundle(BundleTurn::Appended, _) => "bundle_appended",
+            Self::Bundle(BundleTurn::Deleted, _) => "bundle_deleted",
             Self::Authority(Turn::Prepared, ..) => "authority_prepared",
             Self::Authority(Turn::Activated, ..) => "authority_activated",
             Self::Authority(Turn::Tainted, ..) => "authority_tainted",
@@ -200,7 +214,7 @@ impl Audit {
                 token.expires_at = crate::records::to_seconds(expires_at),
                 spiffe.id = agent_id.map(SpiffeId::as_str)
             ),
-            Event::BundleSet(trust_domain) => line!(self, event, caller, %trust_domain),
+            Event::Bundle(_, trust_domain) => line!(self, event, caller, %trust_domain),
             Event::Authority(_, kind, id) => {
                 let kind = kind.name();
                 line!(

@@ -11,8 +11,10 @@ use identity::{
 };
 
 use crate::{
+    index::Snapshot,
     records::{CodecError, bundles as codec},
     store::{Committed, Expect, Key, Revision, Store, StoreError, Txn},
+    writes::Plan,
 };
 
 /// How often the server's own bundle is pruned.
@@ -93,30 +95,68 @@ pub(crate) enum Updated {
     Conflict { key: Key },
 }
 
-/// Adds authorities that the bundle lacks. Tells whether there were any.
-#[cfg_attr(
-    not(test),
-    expect(
-        dead_code,
-        reason = "the API to append to a bundle calls it when it arrives"
-    )
-)]
-pub(crate) fn append(
-    bundle: &mut Bundle,
-    x509: impl IntoIterator<Item = X509Authority>,
-    jwt: impl IntoIterator<Item = JwtAuthority>,
-) -> bool {
-    let mut changed = false;
-    for authority in x509 {
-        changed |= bundle.add_x509_authority(authority);
+/// Authorities that are to join a bundle.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Additions {
+    pub(crate) x509: Vec<X509Authority>,
+    pub(crate) jwt: Vec<JwtAuthority>,
+}
+
+/// A key whose ID another key of the bundle has. Which of the two a token was signed with could not be
+/// told any more, so the one that was there stays.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+#[error("another JWT authority has the key ID {0:?}")]
+pub(crate) struct KeyIdTaken(String);
+
+impl KeyIdTaken {
+    /// A stable label for logs.
+    pub(crate) fn reason(&self) -> &'static str {
+        "key_id_taken"
     }
-    for authority in jwt {
-        if bundle.jwt_authority(&authority.key_id).is_none() {
-            bundle.jwt_authorities.push(authority);
-            changed = true;
+}
+
+/// Adds the authorities that the bundle lacks. Tells whether there were any.
+pub(crate) fn append(bundle: &mut Bundle, additions: &Additions) -> Result<bool, KeyIdTaken> {
+    let mut changed = false;
+    for authority in &additions.x509 {
+        changed |= bundle.add_x509_authority(authority.clone());
+    }
+    for authority in &additions.jwt {
+        match bundle.jwt_authority(&authority.key_id) {
+            None => {
+                bundle.jwt_authorities.push(authority.clone());
+                changed = true;
+            }
+            Some(there) if there.public_key == authority.public_key => {}
+            Some(_) => return Err(KeyIdTaken(authority.key_id.clone())),
         }
     }
-    changed
+    Ok(changed)
+}
+
+/// What is to be written for our own bundle to have these authorities; the answer is the bundle.
+pub(crate) fn append_plan(
+    snapshot: &Snapshot,
+    additions: &Additions,
+) -> Plan<Result<Bundle, KeyIdTaken>> {
+    let own = snapshot.bundles.own();
+    let mut bundle = own.map_or_else(
+        || Bundle::new(snapshot.bundles.own_trust_domain().clone()),
+        |stored| stored.value.clone(),
+    );
+    match append(&mut bundle, additions) {
+        Err(taken) => Plan::Nothing(Err(taken)),
+        Ok(false) => Plan::Nothing(Ok(bundle)),
+        Ok(true) => {
+            bundle.sequence = bundle.sequence.saturating_add(1);
+            let key = Key::bundle(&bundle.trust_domain);
+            let seen = Expect::seen(own.map(|stored| stored.revision));
+            let txn = Txn::new()
+                .expect(key.clone(), seen)
+                .put(key, codec::encode(&bundle));
+            Plan::Commit(txn, Ok(bundle))
+        }
+    }
 }
 
 /// Whether a bundle was pruned.
@@ -219,12 +259,16 @@ mod tests {
         }
     }
 
+    fn add(bundle: &mut Bundle, x509: Vec<X509Authority>, jwt: Vec<JwtAuthority>) -> bool {
+        append(bundle, &Additions { x509, jwt }).unwrap()
+    }
+
     #[tokio::test]
     async fn raises_the_sequence_with_each_change_and_only_then() {
         let store = Store::memory();
         let first = x509(now());
         for (authority, sequence) in [(&first, 0), (&first, 0), (&x509(now()), 1)] {
-            let change = |bundle: &mut Bundle| append(bundle, [authority.clone()], []);
+            let change = |bundle: &mut Bundle| add(bundle, vec![authority.clone()], vec![]);
             let outcome = update(&store, &own(), &Txn::new(), change).await.unwrap();
             let Updated::Made { bundle, .. } = outcome else {
                 panic!("conflict")
@@ -241,7 +285,7 @@ mod tests {
         let authorities: Vec<_> = (0..16).map(|n| jwt(&n.to_string(), now())).collect();
         let appends = authorities.iter().map(|authority| async {
             update(&store, &own(), &Txn::new(), |bundle| {
-                append(bundle, [], [authority.clone()])
+                add(bundle, vec![], vec![authority.clone()])
             })
             .await
         });
@@ -259,15 +303,15 @@ mod tests {
     fn drops_authorities_a_day_after_their_end() {
         let mut bundle = Bundle::new(own());
         let kept = [x509(now()), x509(now() - DAY + Duration::from_secs(1))];
-        append(
+        add(
             &mut bundle,
-            kept.clone(),
-            [jwt("live", now()), jwt("dead", now() - DAY * 2)],
+            kept.to_vec(),
+            vec![jwt("live", now()), jwt("dead", now() - DAY * 2)],
         );
-        append(
+        add(
             &mut bundle,
-            [x509(now() - DAY - Duration::from_secs(1))],
-            [],
+            vec![x509(now() - DAY - Duration::from_secs(1))],
+            vec![],
         );
         assert_eq!(prune(&mut bundle, now()), Pruned::Changed);
         assert_eq!(bundle.x509_authorities, kept);
@@ -278,10 +322,10 @@ mod tests {
     #[test]
     fn never_prunes_a_bundle_to_nothing() {
         let mut bundle = Bundle::new(own());
-        append(
+        add(
             &mut bundle,
-            [x509(now() - DAY * 2)],
-            [jwt("live", now()), jwt("dead", now() - DAY * 2)],
+            vec![x509(now() - DAY * 2)],
+            vec![jwt("live", now()), jwt("dead", now() - DAY * 2)],
         );
         let before = bundle.clone();
         assert_eq!(prune(&mut bundle, now()), Pruned::Refused);

@@ -226,14 +226,12 @@ impl Snapshot {
             Some(Family::Agent) => self.agents.put(*revision, value),
             Some(Family::Token) => self.tokens.put(key.name(), *revision, value),
             Some(Family::Bundle) => self.bundles.put(*revision, value),
-            // Guards, authorities and logs are for their writers alone.
-            Some(
-                Family::EntryUnique
-                | Family::Reference
-                | Family::Relationship
-                | Family::Authority
-                | Family::Log,
-            )
+            Some(Family::Reference) => {
+                self.bundles.refer(key.name(), *revision);
+                Ok(())
+            }
+            // The other guards, authorities and logs are for their writers alone.
+            Some(Family::EntryUnique | Family::Relationship | Family::Authority | Family::Log)
             | None => Ok(()),
         };
         put.map_err(|source| IndexError::Record {
@@ -248,13 +246,8 @@ impl Snapshot {
             Some(Family::Agent) => self.agents.delete(key.name()),
             Some(Family::Token) => self.tokens.delete(key.name()),
             Some(Family::Bundle) => self.bundles.delete(key.name()),
-            Some(
-                Family::EntryUnique
-                | Family::Reference
-                | Family::Relationship
-                | Family::Authority
-                | Family::Log,
-            )
+            Some(Family::Reference) => self.bundles.unrefer(key.name()),
+            Some(Family::EntryUnique | Family::Relationship | Family::Authority | Family::Log)
             | None => {}
         }
     }

@@ -4,6 +4,7 @@
 //! commit that was overtaken is a conflict; then the plan is made again on what is there now.
 
 pub(crate) mod agents;
+pub(crate) mod bundles;
 pub(crate) mod entries;
 
 use std::time::Duration;

@@ -1,6 +1,7 @@
 //! `spire.api.server.bundle.v1.Bundle`.
 
-mod set;
+mod federated;
+mod own;
 
 use std::sync::Arc;
 
@@ -111,36 +112,50 @@ impl Bundle for Service {
         request: Request<BatchSetFederatedBundleRequest>,
     ) -> Result<Response<BatchSetFederatedBundleResponse>, Status> {
         let caller = Caller::of(&request)?;
-        let results = set::set(&self.services, &caller, request.into_inner()).await?;
+        let results = federated::set(&self.services, &caller, request.into_inner()).await?;
         Ok(Response::new(BatchSetFederatedBundleResponse { results }))
     }
 
     async fn append_bundle(
         &self,
-        _request: Request<AppendBundleRequest>,
+        request: Request<AppendBundleRequest>,
     ) -> Result<Response<types::Bundle>, Status> {
-        Err(not_built("AppendBundle"))
+        let caller = Caller::of(&request)?;
+        let bundle = own::append(&self.services, &caller, request.into_inner()).await?;
+        Ok(Response::new(bundle))
     }
 
     async fn batch_create_federated_bundle(
         &self,
-        _request: Request<BatchCreateFederatedBundleRequest>,
+        request: Request<BatchCreateFederatedBundleRequest>,
     ) -> Result<Response<BatchCreateFederatedBundleResponse>, Status> {
-        Err(not_built("BatchCreateFederatedBundle"))
+        let caller = Caller::of(&request)?;
+        let results = federated::create(&self.services, &caller, request.into_inner()).await?;
+        Ok(Response::new(BatchCreateFederatedBundleResponse {
+            results,
+        }))
     }
 
     async fn batch_update_federated_bundle(
         &self,
-        _request: Request<BatchUpdateFederatedBundleRequest>,
+        request: Request<BatchUpdateFederatedBundleRequest>,
     ) -> Result<Response<BatchUpdateFederatedBundleResponse>, Status> {
-        Err(not_built("BatchUpdateFederatedBundle"))
+        let caller = Caller::of(&request)?;
+        let results = federated::update(&self.services, &caller, request.into_inner()).await?;
+        Ok(Response::new(BatchUpdateFederatedBundleResponse {
+            results,
+        }))
     }
 
     async fn batch_delete_federated_bundle(
         &self,
-        _request: Request<BatchDeleteFederatedBundleRequest>,
+        request: Request<BatchDeleteFederatedBundleRequest>,
     ) -> Result<Response<BatchDeleteFederatedBundleResponse>, Status> {
-        Err(not_built("BatchDeleteFederatedBundle"))
+        let caller = Caller::of(&request)?;
+        let results = federated::delete(&self.services, &caller, request.into_inner()).await?;
+        Ok(Response::new(BatchDeleteFederatedBundleResponse {
+            results,
+        }))
     }
 
     async fn publish_jwt_authority(

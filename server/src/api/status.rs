@@ -13,8 +13,10 @@ use tracing::{debug, error, warn};
 
 use super::caller::Caller;
 use crate::authority::SignError;
+use crate::bundles::KeyIdTaken;
 use crate::store::BackupError;
 use crate::writes::WriteError;
+use crate::writes::bundles::Refusal as BundleRefusal;
 use crate::writes::entries::Refusal;
 
 /// The status of an item that went well.
@@ -100,6 +102,23 @@ pub(super) fn not_attested(caller: &Caller, error: &VerifyError) -> Status {
     };
     let name = k8s_psat::NAME;
     Status::new(code, format!("nodeattestor({name}): {}", error.sentence()))
+}
+
+/// Why a bundle of another trust domain was not written.
+pub(super) fn bundle_refused(refusal: BundleRefusal) -> Status {
+    match refusal {
+        BundleRefusal::Exists => Status::already_exists(refusal.to_string()),
+        BundleRefusal::NotFound => Status::not_found(refusal.to_string()),
+        BundleRefusal::Referenced(_) => Status::failed_precondition(format!(
+            "failed to delete federated bundle: datastore-sql: {refusal}"
+        )),
+    }
+}
+
+/// Why an authority did not join our own bundle.
+pub(super) fn not_appended(what: &str, refused: &KeyIdTaken) -> Status {
+    debug!(error.reason = refused.reason(), "Refused an authority");
+    Status::already_exists(format!("{what}: {refused}"))
 }
 
 /// Why an entry was not created.

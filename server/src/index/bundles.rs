@@ -18,6 +18,8 @@ pub(crate) type StoredBundle = Arc<Stored<Bundle>>;
 pub(crate) struct Bundles {
     own: TrustDomain,
     by_trust_domain: OrdMap<TrustDomain, StoredBundle>,
+    /// When the last entry was written that federates with a trust domain.
+    references: OrdMap<TrustDomain, Revision>,
 }
 
 impl Bundles {
@@ -25,6 +27,7 @@ impl Bundles {
         Self {
             own: own.clone(),
             by_trust_domain: OrdMap::new(),
+            references: OrdMap::new(),
         }
     }
 
@@ -36,6 +39,15 @@ impl Bundles {
     /// Our own bundle: there is one from the moment the first authority is published.
     pub(crate) fn own(&self) -> Option<&StoredBundle> {
         self.get(&self.own)
+    }
+
+    pub(crate) fn own_trust_domain(&self) -> &TrustDomain {
+        &self.own
+    }
+
+    /// The revision of the guard of a trust domain, which the end of its bundle expects.
+    pub(crate) fn reference(&self, trust_domain: &TrustDomain) -> Option<Revision> {
+        self.references.get(trust_domain).copied()
     }
 
     /// The number of bundles, our own included.
@@ -68,6 +80,18 @@ impl Bundles {
         self.by_trust_domain
             .insert(stored.value.trust_domain.clone(), Arc::new(stored));
         Ok(())
+    }
+
+    pub(super) fn refer(&mut self, name: &str, revision: Revision) {
+        if let Ok(trust_domain) = TrustDomain::parse(name) {
+            self.references.insert(trust_domain, revision);
+        }
+    }
+
+    pub(super) fn unrefer(&mut self, name: &str) {
+        if let Ok(trust_domain) = TrustDomain::parse(name) {
+            self.references.remove(&trust_domain);
+        }
     }
 
     pub(super) fn delete(&mut self, name: &str) {

@@ -15,7 +15,7 @@ pub enum Family {
     Token,
     /// The bundle of a trust domain.
     Bundle,
-    /// The entries that federate with a trust domain.
+    /// The guard between the entries that federate with a trust domain and the end of its bundle.
     Reference,
     /// The federation relationship with a trust domain.
     Relationship,
@@ -80,8 +80,9 @@ impl Key {
         Self::of(Family::Bundle, trust_domain)
     }
 
-    pub fn reference(trust_domain: impl fmt::Display, entry_id: impl fmt::Display) -> Self {
-        Self::of(Family::Reference, format_args!("{trust_domain}/{entry_id}"))
+    /// Written with each entry that federates with the trust domain.
+    pub fn reference(trust_domain: impl fmt::Display) -> Self {
+        Self::of(Family::Reference, trust_domain)
     }
 
     pub fn relationship(trust_domain: impl fmt::Display) -> Self {

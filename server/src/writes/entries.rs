@@ -39,7 +39,6 @@ pub(crate) struct EntryWrites<'a> {
     bundles: &'a Bundles,
     after: Entries,
     touched: BTreeSet<EntryId>,
-    federates_with: BTreeSet<TrustDomain>,
 }
 
 impl<'a> EntryWrites<'a> {
@@ -49,7 +48,6 @@ impl<'a> EntryWrites<'a> {
             bundles: &snapshot.bundles,
             after: snapshot.entries.clone(),
             touched: BTreeSet::new(),
-            federates_with: BTreeSet::new(),
         }
     }
 
@@ -108,6 +106,25 @@ impl<'a> EntryWrites<'a> {
         Ok(entry)
     }
 
+    /// The entries that federate with a trust domain.
+    pub(crate) fn federating_with(&self, trust_domain: &TrustDomain) -> Vec<EntryId> {
+        let entries = self.after.iter().map(|entry| &entry.value);
+        entries
+            .filter(|entry| entry.federates_with.contains(trust_domain))
+            .map(|entry| entry.id.clone())
+            .collect()
+    }
+
+    /// Lets an entry federate with this trust domain no more. Its revision rises by one, so that
+    /// agents hear of it.
+    pub(crate) fn dissociate(&mut self, id: &EntryId, from: &TrustDomain) -> Option<Entry> {
+        let mut entry = self.after.get(id)?.value.clone();
+        entry.federates_with.remove(from);
+        entry.revision = entry.revision.saturating_add(1);
+        self.put(entry.clone());
+        Some(entry)
+    }
+
     /// Whether nothing is to be written.
     pub(crate) fn is_empty(&self) -> bool {
         self.touched.is_empty()
@@ -117,6 +134,7 @@ impl<'a> EntryWrites<'a> {
     pub(crate) fn add_to(self, mut txn: Txn) -> Txn {
         let mut guards_before = BTreeSet::new();
         let mut guards_after = BTreeMap::new();
+        let mut federates_with = BTreeSet::new();
         for id in &self.touched {
             let before = self.before.get(id);
             let after = self.after.get(id);
@@ -129,6 +147,7 @@ impl<'a> EntryWrites<'a> {
             }
             if let Some(after) = after {
                 guards_after.insert(unique_hash(&after.value), id);
+                federates_with.extend(&after.value.federates_with);
                 txn = txn.put(Key::entry(id), encode(&after.value));
             } else if before.is_some() {
                 txn = txn.delete(Key::entry(id));
@@ -147,8 +166,11 @@ impl<'a> EntryWrites<'a> {
         {
             txn = txn.delete(Key::entry_unique(hash));
         }
-        for trust_domain in &self.federates_with {
-            txn = txn.expect(Key::bundle(trust_domain), Expect::Present);
+        for trust_domain in federates_with {
+            // Whoever deletes the bundle expects that nobody has written the guard meanwhile.
+            txn = txn
+                .expect(Key::bundle(trust_domain), Expect::Present)
+                .put(Key::reference(trust_domain), Vec::new());
         }
         txn
     }
@@ -159,14 +181,12 @@ impl<'a> EntryWrites<'a> {
     }
 
     /// An entry may federate only with whom we have a bundle of.
-    fn federate(&mut self, entry: &Entry) -> Result<(), Refusal> {
+    fn federate(&self, entry: &Entry) -> Result<(), Refusal> {
         for trust_domain in &entry.federates_with {
             if self.bundles.get(trust_domain).is_none() {
                 return Err(Refusal::NoBundle(trust_domain.clone()));
             }
         }
-        self.federates_with
-            .extend(entry.federates_with.iter().cloned());
         Ok(())
     }
 }

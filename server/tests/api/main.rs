@@ -7,6 +7,8 @@ mod authorization;
 #[cfg(test)]
 mod backup;
 #[cfg(test)]
+mod bundles;
+#[cfg(test)]
 mod entries;
 #[cfg(test)]
 mod feed;

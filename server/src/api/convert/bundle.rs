@@ -17,12 +17,19 @@ pub(in crate::api) enum BundleError {
     #[error("unable to parse X.509 authority")]
     X509(#[source] CertificateError),
     #[error("unable to parse JWT authority")]
-    Jwt(#[source] KeyError),
-    #[error("unable to parse JWT authority: missing key ID")]
+    Jwt(#[source] JwtAuthorityError),
+}
+
+/// Why a JWT authority of a request cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub(in crate::api) enum JwtAuthorityError {
+    #[error(transparent)]
+    Key(#[from] KeyError),
+    #[error("missing key ID")]
     NoKeyId,
-    #[error("unable to parse JWT authority: key ID is longer than {MAX_KEY_ID_BYTES} bytes")]
+    #[error("key ID is longer than {MAX_KEY_ID_BYTES} bytes")]
     LongKeyId,
-    #[error("unable to parse JWT authority: key ID {0:?} is there twice")]
+    #[error("key ID {0:?} is there twice")]
     KeyIdTwice(String),
 }
 
@@ -32,16 +39,10 @@ pub(in crate::api) fn from_proto(
     message: &types::Bundle,
 ) -> Result<Bundle, BundleError> {
     let mut bundle = Bundle::new(trust_domain);
-    for authority in &message.x509_authorities {
-        let certificate = Certificate::parse(&authority.asn1).map_err(BundleError::X509)?;
-        bundle.add_x509_authority(X509Authority::new(certificate));
+    for authority in x509_authorities(&message.x509_authorities).map_err(BundleError::X509)? {
+        bundle.add_x509_authority(authority);
     }
-    for authority in &message.jwt_authorities {
-        if bundle.jwt_authority(&authority.key_id).is_some() {
-            return Err(BundleError::KeyIdTwice(authority.key_id.clone()));
-        }
-        bundle.jwt_authorities.push(jwt_authority(authority)?);
-    }
+    bundle.jwt_authorities = jwt_authorities(&message.jwt_authorities).map_err(BundleError::Jwt)?;
     bundle.refresh_hint = u64::try_from(message.refresh_hint)
         .ok()
         .filter(|seconds| *seconds > 0)
@@ -50,13 +51,41 @@ pub(in crate::api) fn from_proto(
     Ok(bundle)
 }
 
-fn jwt_authority(message: &types::JwtKey) -> Result<JwtAuthority, BundleError> {
-    let public_key = PublicKey::from_spki_der(&message.public_key).map_err(BundleError::Jwt)?;
+/// Reads X.509 authorities.
+pub(in crate::api) fn x509_authorities(
+    messages: &[types::X509Certificate],
+) -> Result<Vec<X509Authority>, CertificateError> {
+    let read = |message: &types::X509Certificate| {
+        Ok(X509Authority::new(Certificate::parse(&message.asn1)?))
+    };
+    messages.iter().map(read).collect()
+}
+
+/// Reads JWT authorities, of which no two have one key ID.
+pub(in crate::api) fn jwt_authorities(
+    messages: &[types::JwtKey],
+) -> Result<Vec<JwtAuthority>, JwtAuthorityError> {
+    let mut authorities: Vec<JwtAuthority> = Vec::new();
+    for message in messages {
+        let authority = jwt_authority(message)?;
+        if authorities
+            .iter()
+            .any(|other| other.key_id == authority.key_id)
+        {
+            return Err(JwtAuthorityError::KeyIdTwice(authority.key_id));
+        }
+        authorities.push(authority);
+    }
+    Ok(authorities)
+}
+
+fn jwt_authority(message: &types::JwtKey) -> Result<JwtAuthority, JwtAuthorityError> {
+    let public_key = PublicKey::from_spki_der(&message.public_key)?;
     if message.key_id.is_empty() {
-        return Err(BundleError::NoKeyId);
+        return Err(JwtAuthorityError::NoKeyId);
     }
     if message.key_id.len() > MAX_KEY_ID_BYTES {
-        return Err(BundleError::LongKeyId);
+        return Err(JwtAuthorityError::LongKeyId);
     }
     Ok(JwtAuthority {
         key_id: message.key_id.clone(),
