@@ -3,11 +3,14 @@
 mod agents;
 mod authorities;
 mod bundles;
+mod debug;
 mod entries;
 mod entry_file;
 mod filter;
 mod health;
+mod logger;
 mod mint;
+mod purge;
 mod tokens;
 mod upstream;
 
@@ -33,14 +36,18 @@ pub(crate) async fn run(
         ServerAction::AgentCount => agents::count(session, values).await,
         ServerAction::AgentEvict => agents::evict(session, values).await,
         ServerAction::AgentList => agents::list(session, values).await,
+        ServerAction::AgentPurge => purge::purge(session, values).await,
         ServerAction::AgentShow => agents::show(session, values).await,
         ServerAction::AuthorityShow(kind) => authorities::show(kind, session, values).await,
         ServerAction::AuthorityStep(step, kind) => {
             authorities::step(step, kind, session, values).await
         }
+        ServerAction::BundleCount => bundles::count(session, values).await,
+        ServerAction::BundleDelete => bundles::delete(session, values).await,
         ServerAction::BundleList => bundles::list(session, values).await,
         ServerAction::BundleSet => bundles::set(session, values).await,
         ServerAction::BundleShow => bundles::show(session, values).await,
+        ServerAction::DebugGetInfo => debug::info(session, values).await,
         ServerAction::EntryCount => entries::count(session, values).await,
         ServerAction::EntryCreate => entries::create(session, values).await,
         ServerAction::EntryDelete => entries::delete(session, values).await,
@@ -49,6 +56,9 @@ pub(crate) async fn run(
         ServerAction::Healthcheck => health::check(session, values).await,
         ServerAction::UpstreamRevoke => upstream::revoke(session, values).await,
         ServerAction::UpstreamTaint => upstream::taint(session, values).await,
+        ServerAction::LoggerGet => logger::get(session, values).await,
+        ServerAction::LoggerReset => logger::reset(session, values).await,
+        ServerAction::LoggerSet => logger::set(session, values).await,
         ServerAction::JwtMint => mint::jwt(session, values).await,
         ServerAction::X509Mint => mint::x509(session, values).await,
         ServerAction::TokenGenerate => tokens::generate(session, values).await,

@@ -244,6 +244,7 @@ impl Parts {
             metrics: self.metrics.clone(),
             readiness: self.readiness.clone(),
             tasks: self.tasks.clone(),
+            log: None,
         }
     }
 

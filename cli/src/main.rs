@@ -16,6 +16,7 @@ mod go;
 mod json;
 mod k8s;
 mod life;
+mod logger;
 mod program;
 mod rpc;
 mod session;

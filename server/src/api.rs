@@ -10,10 +10,12 @@ mod backup;
 mod bundle;
 mod caller;
 mod convert;
+mod debug;
 mod entry;
 mod feed;
 mod health;
 mod localauthority;
+mod logger;
 mod metrics;
 mod status;
 mod svid;
@@ -26,6 +28,7 @@ use attestors::node::k8s_psat;
 use identity::trust_domain::TrustDomain;
 use proto::spire::server;
 use runtime::clock::Clock;
+use runtime::log::LogHandle;
 use runtime::shutdown::Shutdown;
 use tonic::service::Routes;
 
@@ -66,6 +69,8 @@ pub(crate) struct Services {
     pub(crate) feed: Hub,
     /// An agent that follows is never left without a word for longer.
     pub(crate) feed_keepalive: Duration,
+    /// `None` leaves the log's level as it is.
+    pub(crate) log: Option<LogHandle>,
     /// Streams without an end of their own end with it.
     pub(crate) shutdown: Shutdown,
 }
@@ -118,6 +123,8 @@ pub(crate) fn admin_routes(
     shutdown: Shutdown,
 ) -> Routes {
     use proto::signet::server::backup_server::BackupServer;
+    use server::debug::debug_server::DebugServer;
+    use server::logger::logger_server::LoggerServer;
     use tonic_health::pb::health_server::HealthServer;
     let backup = BackupServer::new(backup::Service::new(services, probe.store.clone()));
     let health = HealthServer::new(health::Service::new(
@@ -125,9 +132,17 @@ pub(crate) fn admin_routes(
         services.clock.clone(),
         shutdown,
     ));
-    common_routes(services, gate, MAX_ADMIN_REQUEST)
-        .add_service(gated(gate, unbuilt::Logger))
-        .add_service(gated(gate, unbuilt::Debug))
+    let debug = DebugServer::new(debug::Service::new(Arc::clone(services)));
+    let routes = common_routes(services, gate, MAX_ADMIN_REQUEST);
+    let routes = match &services.log {
+        None => routes.add_service(gated(gate, unbuilt::Logger)),
+        Some(log) => {
+            let logger = logger::Service::new(log.clone(), services.audit.clone());
+            routes.add_service(gated(gate, LoggerServer::new(logger)))
+        }
+    };
+    routes
+        .add_service(gated(gate, debug))
         .add_service(gated(gate, backup))
         .add_service(gated(gate, health))
         .prepare()

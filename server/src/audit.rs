@@ -13,6 +13,7 @@ use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::registry::Registry;
+use runtime::log::Level;
 
 use crate::authority::Kind;
 use crate::store::Revision;
@@ -50,6 +51,7 @@ pub(crate) enum Event<'a> {
     Authority(Turn, Kind, &'a str),
     UpstreamTainted(&'a str),
     UpstreamRevoked(&'a str),
+    LogLevelSet(Level),
     /// The whole store was read.
     BackupTaken {
         revision: Revision,
@@ -127,6 +129,7 @@ impl Event<'_> {
             Self::Authority(Turn::Revoked, ..) => "authority_revoked",
             Self::UpstreamTainted(_) => "upstream_authority_tainted",
             Self::UpstreamRevoked(_) => "upstream_authority_revoked",
+            Self::LogLevelSet(_) => "log_level_set",
             Self::BackupTaken { .. } => "backup_taken",
             Self::X509SvidIssued { .. } => "x509_svid_issued",
             Self::JwtSvidIssued { .. } => "jwt_svid_issued",
@@ -227,6 +230,9 @@ impl Audit {
             }
             Event::UpstreamTainted(id) | Event::UpstreamRevoked(id) => {
                 line!(self, event, caller, authority.id = id);
+            }
+            Event::LogLevelSet(level) => {
+                line!(self, event, caller, log.level = level.name());
             }
             Event::BackupTaken { revision } => {
                 line!(self, event, caller, store.revision = revision.number());

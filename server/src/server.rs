@@ -13,6 +13,7 @@ use identity::trust_domain::TrustDomain;
 use runtime::clock::Clock;
 use runtime::config::HealthConfig;
 use runtime::listen::{BoundTcp, Limits, ListenError, ListenMetrics, Serve, bind_host, bind_unix};
+use runtime::log::LogHandle;
 use runtime::metrics::Metrics;
 use runtime::readiness::Readiness;
 use runtime::tasks::TaskGroup;
@@ -46,6 +47,8 @@ pub struct Deps {
     pub metrics: Metrics,
     pub tasks: TaskGroup,
     pub readiness: Readiness,
+    /// The process's log, if its level may be changed on the admin socket.
+    pub log: Option<LogHandle>,
 }
 
 /// A running server. It ends when its tasks are told to; see [`Handle::close`].
@@ -160,6 +163,7 @@ pub async fn start(config: Config, deps: Deps) -> Result<Handle, StartError> {
         presence: Presence::default(),
         feed: start_feed(&index, &deps),
         feed_keepalive: config.feed_keepalive,
+        log: deps.log.clone(),
         shutdown: deps.tasks.shutdown(),
     });
     let gate = Arc::new(Gate {

@@ -99,6 +99,7 @@ impl Server {
             metrics: Metrics::new(),
             tasks: life.tasks.clone(),
             readiness: Readiness::new(),
+            log: None,
         };
         let handle = server::start(config, deps).await.unwrap();
         let admin = admin(&handle.admin_socket);

@@ -16,7 +16,7 @@ use crate::session::Session;
 use crate::{go, json, rpc};
 
 /// Agents asked for at once, as SPIRE's program does.
-const PAGE: i32 = 1000;
+pub(super) const PAGE: i32 = 1000;
 
 pub(super) async fn list(session: &mut Session, values: &Values) -> Result<(), Failure> {
     let filter = filter(values)?;
@@ -165,7 +165,10 @@ fn required_id(values: &Values) -> Result<Spiffeid, Failure> {
     spiffe_id(text)
 }
 
-async fn client(session: &Session, values: &Values) -> Result<AgentClient<Channel>, Failure> {
+pub(super) async fn client(
+    session: &Session,
+    values: &Values,
+) -> Result<AgentClient<Channel>, Failure> {
     let channel = connect(session, values).await?;
     Ok(AgentClient::new(channel).max_decoding_message_size(rpc::MAX_ANSWER))
 }

@@ -1,18 +1,20 @@
-//! `bundle show|list|set`.
+//! `bundle show|list|set|count|delete`.
 
 mod format;
 
 use identity::trust_domain::TrustDomain;
+use proto::spire::server::bundle::batch_delete_federated_bundle_request::Mode;
 use proto::spire::server::bundle::bundle_client::BundleClient;
 use proto::spire::server::bundle::{
-    BatchSetFederatedBundleRequest, GetBundleRequest, GetFederatedBundleRequest,
-    ListFederatedBundlesRequest, ListFederatedBundlesResponse,
+    BatchDeleteFederatedBundleRequest, BatchSetFederatedBundleRequest, CountBundlesRequest,
+    GetBundleRequest, GetFederatedBundleRequest, ListFederatedBundlesRequest,
+    ListFederatedBundlesResponse,
 };
 use proto::spire::types::Bundle;
 use tonic::transport::Channel;
 
 use self::format::Format;
-use super::{connect, entry_file};
+use super::{connect, entry_file, plural};
 use crate::console::{Console, say};
 use crate::failure::Failure;
 use crate::flags::{Output, Values};
@@ -112,6 +114,62 @@ pub(super) async fn set(session: &mut Session, values: &Values) -> Result<(), Fa
             "failed to set federated bundle: {}",
             status.message
         ))),
+    }
+}
+
+pub(super) async fn count(session: &mut Session, values: &Values) -> Result<(), Failure> {
+    let answer = client(session, values)
+        .await?
+        .count_bundles(CountBundlesRequest {})
+        .await
+        .map_err(|status| rpc::failed(&status))?
+        .into_inner();
+    let console = &mut session.console;
+    if values.output() == Output::Json {
+        const NAME: &str = ".spire.api.server.bundle.v1.CountBundlesResponse";
+        say!(console, "{}", json::spire(NAME, &answer)?);
+        return Ok(());
+    }
+    let count = usize::try_from(answer.count).unwrap_or_default();
+    say!(console, "{count} {}", plural(count, "bundle", "bundles"));
+    Ok(())
+}
+
+pub(super) async fn delete(session: &mut Session, values: &Values) -> Result<(), Failure> {
+    const TRIED: &str = "failed to delete federated bundle";
+    let id = values.given("id");
+    let id = id.ok_or_else(|| Failure::new("id is required"))?;
+    let mode = match values.text("mode") {
+        "" | "restrict" => Mode::Restrict,
+        "dissociate" => Mode::Dissociate,
+        "delete" => Mode::Delete,
+        other => return Err(Failure::new(format!("unsupported mode {other:?}"))),
+    };
+    let answer = client(session, values)
+        .await
+        .map_err(|failure| failure.context(TRIED))?
+        .batch_delete_federated_bundle(BatchDeleteFederatedBundleRequest {
+            trust_domains: vec![id.to_owned()],
+            mode: mode.into(),
+        })
+        .await
+        .map_err(|status| rpc::failed(&status).context(TRIED))?
+        .into_inner();
+    if values.output() == Output::Json {
+        const NAME: &str = ".spire.api.server.bundle.v1.BatchDeleteFederatedBundleResponse";
+        say!(session.console, "{}", json::spire(NAME, &answer)?);
+        return Ok(());
+    }
+    let result = answer.results.first();
+    let failed = result
+        .and_then(|result| result.status.as_ref())
+        .filter(|status| status.code != 0);
+    match failed {
+        None => {
+            say!(session.console, "bundle deleted.");
+            Ok(())
+        }
+        Some(status) => Err(Failure::new(format!("{TRIED} {id:?}: {}", status.message))),
     }
 }
 

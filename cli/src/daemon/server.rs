@@ -28,7 +28,7 @@ pub(crate) async fn run(session: &mut Session, values: &Values) -> Result<(), Fa
     let log = runtime::log::init(&config.log).map_err(|error| Failure::chain(&error))?;
     close_umask();
     let mut life = Life::begin(session.clock.clone())?;
-    life.reopen_log_on_signal(log)?;
+    life.reopen_log_on_signal(log.clone())?;
     for warning in warnings {
         warn!(%warning, "Configuration needs attention");
     }
@@ -38,6 +38,7 @@ pub(crate) async fn run(session: &mut Session, values: &Values) -> Result<(), Fa
         metrics: life.metrics.clone(),
         readiness: life.readiness.clone(),
         tasks: life.tasks.clone(),
+        log: Some(log),
     };
     match life.unless_stopped(server::start(config, deps)).await {
         Some(Err(failed)) => {

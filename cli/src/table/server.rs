@@ -220,6 +220,29 @@ pub(super) static COMMANDS: &[Command] = &[
         ServerAction::AgentList,
     ),
     command(
+        "server agent purge",
+        "Purge expired agents that were attested using a non-TOFU security model based on a given time",
+        flags!(
+            "agent purge",
+            SOCKET,
+            OUTPUT,
+            &[
+                Flag::new(
+                    "expiredFor",
+                    Kind::Span,
+                    "Amount of time that has passed since the agent's SVID has expired. It is used to determine which agents to purge.",
+                )
+                .default("720h0m0s"),
+                Flag::switch(
+                    "dryRun",
+                    "Indicates that the command will not perform any action, but will print the agents that would be purged.",
+                ),
+            ],
+        ),
+        ASKS,
+        ServerAction::AgentPurge,
+    ),
+    command(
         "server agent show",
         "Shows the details of an attested agent given its SPIFFE ID",
         flags!(
@@ -244,6 +267,32 @@ pub(super) static COMMANDS: &[Command] = &[
         ),
         ASKS,
         ServerAction::Backup,
+    ),
+    command(
+        "server bundle count",
+        "Count bundles",
+        flags!("bundle count", SOCKET, OUTPUT),
+        ASKS,
+        ServerAction::BundleCount,
+    ),
+    command(
+        "server bundle delete",
+        "Deletes federated bundle data",
+        flags!(
+            "bundle delete",
+            SOCKET,
+            OUTPUT,
+            &[
+                Flag::text("id", "SPIFFE ID of the trust domain"),
+                Flag::text(
+                    "mode",
+                    "Deletion mode: one of restrict, delete, or dissociate",
+                )
+                .default("restrict"),
+            ],
+        ),
+        ASKS,
+        ServerAction::BundleDelete,
     ),
     command(
         "server bundle list",
@@ -296,6 +345,13 @@ pub(super) static COMMANDS: &[Command] = &[
         ),
         ASKS,
         ServerAction::BundleShow,
+    ),
+    command(
+        "server debug getinfo",
+        "Prints debug information about the server",
+        flags!("debug getinfo", SOCKET, OUTPUT),
+        ASKS,
+        ServerAction::DebugGetInfo,
     ),
     command(
         "server entry count",
@@ -418,6 +474,35 @@ pub(super) static COMMANDS: &[Command] = &[
         ),
         ASKS,
         ServerAction::JwtMint,
+    ),
+    command(
+        "server logger get",
+        "Gets the logger details",
+        flags!("logger get", SOCKET, OUTPUT),
+        ASKS,
+        ServerAction::LoggerGet,
+    ),
+    command(
+        "server logger reset",
+        "Reset the logger details to launch level",
+        flags!("logger reset", SOCKET, OUTPUT),
+        ASKS,
+        ServerAction::LoggerReset,
+    ),
+    command(
+        "server logger set",
+        "Sets the logger details",
+        flags!(
+            "logger set",
+            SOCKET,
+            OUTPUT,
+            &[Flag::text(
+                "level",
+                "The new log level, one of (panic, fatal, error, warn, info, debug, trace)",
+            )],
+        ),
+        ASKS,
+        ServerAction::LoggerSet,
     ),
     command(
         "server restore",

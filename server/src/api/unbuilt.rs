@@ -38,6 +38,6 @@ macro_rules! unbuilt {
 
 unbuilt! {
     TrustDomain = "spire.api.server.trustdomain.v1.TrustDomain";
+    // Where the process did not hand in its log.
     Logger = "spire.api.server.logger.v1.Logger";
-    Debug = "spire.api.server.debug.v1.Debug";
 }

@@ -21,6 +21,8 @@ mod localauthority;
 #[cfg(test)]
 mod mint;
 #[cfg(test)]
+mod operator;
+#[cfg(test)]
 mod support;
 #[cfg(test)]
 mod svids;

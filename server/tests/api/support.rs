@@ -23,6 +23,7 @@ use proto::spire::types;
 use rcgen::{CertificateParams, KeyPair};
 use runtime::clock::Clock;
 use runtime::config::HostPort;
+use runtime::log::{LogConfig, LogHandle};
 use runtime::metrics::Metrics;
 use runtime::readiness::Readiness;
 use runtime::shutdown::{Reason, Shutdown, ShutdownTrigger};
@@ -123,6 +124,7 @@ impl Server {
             metrics: Metrics::new(),
             tasks: tasks.clone(),
             readiness: Readiness::new(),
+            log: Some(LogHandle::for_test(&LogConfig::default()).unwrap()),
         };
         let handle = server::start(config, deps).await?;
         let admin = admin_channel(&handle.admin_socket).await;
