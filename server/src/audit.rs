@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use identity::entry::Entry;
+use identity::entry::{Entry, EntryId};
 use identity::spiffe_id::SpiffeId;
 use identity::trust_domain::TrustDomain;
 use prometheus_client::encoding::EncodeLabelSet;
@@ -75,6 +75,13 @@ pub(crate) enum Event<'a> {
         id: &'a SpiffeId,
         expires_at: SystemTime,
     },
+    /// A server below this one may sign.
+    DownstreamCaIssued {
+        serial: &'a str,
+        not_after: SystemTime,
+    },
+    /// The key of a server below this one joined our bundle, by its ID.
+    JwtAuthorityPublished(&'a str),
 }
 
 /// What became of a bundle.
@@ -135,6 +142,32 @@ impl Event<'_> {
             Self::JwtSvidIssued { .. } => "jwt_svid_issued",
             Self::X509SvidMinted { .. } => "x509_svid_minted",
             Self::JwtSvidMinted { .. } => "jwt_svid_minted",
+            Self::DownstreamCaIssued { .. } => "downstream_ca_issued",
+            Self::JwtAuthorityPublished(_) => "jwt_authority_published",
+        }
+    }
+}
+
+impl<'a> Event<'a> {
+    /// What was signed, if the event is that.
+    fn issued(self) -> Option<Issued<'a>> {
+        match self {
+            Self::X509SvidIssued {
+                entry,
+                serial,
+                not_after,
+            } => Some(Issued::of(entry, Some(serial), not_after)),
+            Self::JwtSvidIssued { entry, expires_at } => Some(Issued::of(entry, None, expires_at)),
+            Self::X509SvidMinted {
+                id,
+                serial,
+                not_after,
+            } => Some(Issued::to(Some(id), Some(serial), not_after)),
+            Self::JwtSvidMinted { id, expires_at } => Some(Issued::to(Some(id), None, expires_at)),
+            Self::DownstreamCaIssued { serial, not_after } => {
+                Some(Issued::to(None, Some(serial), not_after))
+            }
+            _ => None,
         }
     }
 }
@@ -142,6 +175,32 @@ impl Event<'_> {
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct Labels {
     event: &'static str,
+}
+
+/// What was signed, and for whom.
+struct Issued<'a> {
+    entry: Option<&'a EntryId>,
+    id: Option<&'a SpiffeId>,
+    serial: Option<&'a str>,
+    end: SystemTime,
+}
+
+impl<'a> Issued<'a> {
+    fn of(entry: &'a Entry, serial: Option<&'a str>, end: SystemTime) -> Self {
+        Self {
+            entry: Some(&entry.id),
+            ..Self::to(Some(&entry.spiffe_id), serial, end)
+        }
+    }
+
+    fn to(id: Option<&'a SpiffeId>, serial: Option<&'a str>, end: SystemTime) -> Self {
+        Self {
+            entry: None,
+            id,
+            serial,
+            end,
+        }
+    }
 }
 
 /// Where events go.
@@ -228,7 +287,9 @@ impl Audit {
                     authority.id = id
                 );
             }
-            Event::UpstreamTainted(id) | Event::UpstreamRevoked(id) => {
+            Event::UpstreamTainted(id)
+            | Event::UpstreamRevoked(id)
+            | Event::JwtAuthorityPublished(id) => {
                 line!(self, event, caller, authority.id = id);
             }
             Event::LogLevelSet(level) => {
@@ -237,39 +298,25 @@ impl Audit {
             Event::BackupTaken { revision } => {
                 line!(self, event, caller, store.revision = revision.number());
             }
-            Event::X509SvidIssued {
-                entry,
-                serial,
-                not_after,
-            } => line!(
-                self, event, caller,
-                entry.id = %entry.id,
-                spiffe.id = %entry.spiffe_id,
-                svid.serial = serial,
-                svid.not_after = crate::records::to_seconds(not_after)
-            ),
-            Event::X509SvidMinted {
-                id,
-                serial,
-                not_after,
-            } => line!(
-                self, event, caller,
-                spiffe.id = %id,
-                svid.serial = serial,
-                svid.not_after = crate::records::to_seconds(not_after)
-            ),
-            Event::JwtSvidMinted { id, expires_at } => line!(
-                self, event, caller,
-                spiffe.id = %id,
-                svid.not_after = crate::records::to_seconds(expires_at)
-            ),
-            Event::JwtSvidIssued { entry, expires_at } => line!(
-                self, event, caller,
-                entry.id = %entry.id,
-                spiffe.id = %entry.spiffe_id,
-                svid.not_after = crate::records::to_seconds(expires_at)
-            ),
+            Event::X509SvidIssued { .. }
+            | Event::JwtSvidIssued { .. }
+            | Event::X509SvidMinted { .. }
+            | Event::JwtSvidMinted { .. }
+            | Event::DownstreamCaIssued { .. } => self.issued(caller, event),
         }
+    }
+
+    fn issued(&self, caller: &(dyn std::fmt::Display + Sync), event: Event<'_>) {
+        let Some(issued) = event.issued() else { return };
+        line!(
+            self,
+            event,
+            caller,
+            entry.id = issued.entry.map(EntryId::as_str),
+            spiffe.id = issued.id.map(SpiffeId::as_str),
+            svid.serial = issued.serial,
+            svid.not_after = crate::records::to_seconds(issued.end)
+        );
     }
 
     fn count(&self, event: &'static str) {

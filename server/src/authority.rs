@@ -16,18 +16,25 @@ mod upstream;
 mod visible;
 mod x509;
 
-use std::{sync::Arc, time::SystemTime};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use arc_swap::ArcSwap;
-use identity::{bundle::Bundle, x509::X509Svid};
+use identity::{bundle::Bundle, key::PublicKey, x509::X509Svid};
 use runtime::{clock::Clock, tasks::TaskGroup};
 use tokio::sync::{Mutex, Semaphore, watch};
 
 pub(crate) use self::local::{Known, States};
 pub(crate) use self::slots::{SlotId, State};
 use self::{
-    batch::cores, journal::Keeper, jwt::JwtKey, server_svid::ServerSvid, slots::Term as _,
-    x509::X509Ca,
+    batch::cores,
+    journal::Keeper,
+    jwt::JwtKey,
+    server_svid::ServerSvid,
+    slots::Term as _,
+    x509::{DownstreamRequest, X509Ca},
 };
 pub use self::{
     config::{CaSubject, Config},
@@ -164,6 +171,18 @@ impl Authorities {
         now: SystemTime,
     ) -> Result<IssuedX509Svid, SignError> {
         self.0.active.load().x509.sign(request, now)
+    }
+
+    /// Signs an authority of a server below this one; without a `ttl` it lives as long as ours do.
+    pub(crate) fn sign_downstream_ca(
+        &self,
+        public_key: &PublicKey,
+        ttl: Option<Duration>,
+        now: SystemTime,
+    ) -> Result<IssuedX509Svid, SignError> {
+        let ttl = ttl.unwrap_or(self.0.config.ca_ttl);
+        let request = DownstreamRequest { public_key, ttl };
+        self.0.active.load().x509.sign_downstream(&request, now)
     }
 
     /// Signs a JWT-SVID.

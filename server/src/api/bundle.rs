@@ -23,7 +23,7 @@ use super::Services;
 use super::caller::Caller;
 use super::convert::bundle::to_proto;
 use super::convert::{count, page};
-use super::{not_built, status};
+use super::status;
 
 #[derive(Debug)]
 pub(super) struct Service {
@@ -160,9 +160,13 @@ impl Bundle for Service {
 
     async fn publish_jwt_authority(
         &self,
-        _request: Request<PublishJwtAuthorityRequest>,
+        request: Request<PublishJwtAuthorityRequest>,
     ) -> Result<Response<PublishJwtAuthorityResponse>, Status> {
-        Err(not_built("PublishJWTAuthority"))
+        let caller = Caller::of(&request)?;
+        let jwt_authorities = own::publish(&self.services, &caller, request.into_inner()).await?;
+        Ok(Response::new(PublishJwtAuthorityResponse {
+            jwt_authorities,
+        }))
     }
 
     async fn publish_wit_authority(

@@ -1,6 +1,7 @@
 //! `spire.api.server.svid.v1.SVID`.
 
 mod batch;
+mod downstream;
 mod mint;
 
 use std::sync::Arc;
@@ -155,8 +156,10 @@ impl Svid for Service {
 
     async fn new_downstream_x509ca(
         &self,
-        _request: Request<NewDownstreamX509caRequest>,
+        request: Request<NewDownstreamX509caRequest>,
     ) -> Result<Response<NewDownstreamX509caResponse>, Status> {
-        Err(super::not_built("NewDownstreamX509CA"))
+        let caller = Caller::of(&request)?;
+        let answer = downstream::issue(&self.services, &caller, request.get_ref())?;
+        Ok(Response::new(answer))
     }
 }

@@ -32,7 +32,7 @@ pub enum SignError {
     Signature(#[from] SignatureError),
     #[error("could not encode the claims")]
     Claims(#[source] serde_json::Error),
-    #[error("certificate to be signed is not the leaf of an X509-SVID")]
+    #[error("certificate to be signed is not what was asked for")]
     Profile,
     #[error("could not read back the certificate just signed")]
     ReadBack(#[source] CertificateError),

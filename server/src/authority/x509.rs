@@ -1,4 +1,4 @@
-//! The X.509 authority, and the leaves that it signs.
+//! The X.509 authority, and what it signs: leaves, and authorities of servers below this one.
 
 mod der;
 mod profile;
@@ -29,7 +29,7 @@ use crate::{
     keys::{KeyType, Signer},
     records::authorities::Entry,
 };
-use der::{Leaf, LeafName, Template};
+use der::{Body, Name, Shape, Template};
 
 pub(super) use root::sign_below;
 
@@ -57,6 +57,22 @@ pub struct X509SvidRequest<'a> {
     pub subject: Subject,
     /// Whom the leaf names beside the SPIFFE ID, instead of what all leaves name.
     pub name: Option<&'a DistinguishedName>,
+}
+
+/// An authority of a server below this one, to be signed. The caller has authorized it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct DownstreamRequest<'a> {
+    pub(crate) public_key: &'a PublicKey,
+    pub(crate) ttl: Duration,
+}
+
+/// What a certificate is to say, of either kind.
+struct Wanted<'a> {
+    id: &'a SpiffeId,
+    public_key: &'a PublicKey,
+    ttl: Duration,
+    subject: Name<'a>,
+    shape: Shape<'a>,
 }
 
 /// A signed X509-SVID, without its key.
@@ -164,39 +180,86 @@ impl X509Ca {
         &self.0.certificate
     }
 
-    /// Signs a leaf, once what it says is checked by another reader than its writer.
+    /// Signs a leaf.
     pub(crate) fn sign(
         &self,
         request: &X509SvidRequest<'_>,
         now: SystemTime,
     ) -> Result<IssuedX509Svid, SignError> {
         request.check(self)?;
+        // SPIRE puts the first DNS name there, for old peers that look for it.
+        let common_name = request.dns_names.first().map(DnsName::as_str);
+        let asked = request.asked_name(common_name);
+        let subject = asked
+            .as_ref()
+            .map_or(Name::Default { common_name }, Name::Given);
+        let wanted = Wanted {
+            id: request.id,
+            public_key: request.public_key,
+            ttl: request.ttl,
+            subject,
+            shape: Shape::Leaf {
+                dns_names: request.dns_names,
+            },
+        };
+        let body = self.body(&wanted, now)?;
+        self.seal(&body, |bytes| profile::is_leaf_of(bytes, request.id))
+    }
+
+    /// Signs an authority of a server below this one. It may sign what this one may.
+    pub(crate) fn sign_downstream(
+        &self,
+        request: &DownstreamRequest<'_>,
+        now: SystemTime,
+    ) -> Result<IssuedX509Svid, SignError> {
+        request.public_key.check_for_issuance()?;
+        let id = self.0.trust_domain.id();
+        // As SPIRE names it: its issuer, so many authorities below the bundle.
+        let unit = format!("DOWNSTREAM-{}", self.0.above.len() + 1);
+        let subject = DistinguishedName::from_der(self.0.certificate.subject_der())
+            .or(Err(SignError::Profile))?
+            .with(Attribute::OrganizationalUnit, unit);
+        let wanted = Wanted {
+            id: &id,
+            public_key: request.public_key,
+            ttl: request.ttl,
+            subject: Name::Given(&subject),
+            shape: Shape::Authority,
+        };
+        let body = self.body(&wanted, now)?;
+        self.seal(&body, |bytes| profile::is_authority_of(bytes, &id))
+    }
+
+    fn body<'a>(&self, wanted: &Wanted<'a>, now: SystemTime) -> Result<Body<'a>, SignError> {
         let issuer_ends = self.not_after();
-        // RFC 5280 has no rule for it, but a leaf that outlives its issuer is of no use to anybody.
+        // RFC 5280 has no rule for it, but what outlives its issuer is of no use to anybody.
         let not_after = now
-            .checked_add(request.ttl)
+            .checked_add(wanted.ttl)
             .map_or(issuer_ends, |end| whole_seconds(end).min(issuer_ends));
         if not_after <= now {
             return Err(SignError::AuthorityEnded);
         }
-        // SPIRE puts the first DNS name there, for old peers that look for it.
-        let common_name = request.dns_names.first().map(DnsName::as_str);
-        let asked = request.asked_name(common_name);
-        let leaf = Leaf {
+        Ok(Body {
             serial: new_serial(),
             not_before: now - NOT_BEFORE_CUSHION,
             not_after,
-            spki: request.public_key.spki_der(),
-            subject_key_id: request.public_key.subject_key_id(),
-            uri: request.id.as_str(),
-            dns_names: request.dns_names,
-            subject: asked
-                .as_ref()
-                .map_or(LeafName::Default { common_name }, LeafName::Asked),
-        };
+            spki: wanted.public_key.spki_der(),
+            subject_key_id: wanted.public_key.subject_key_id(),
+            uri: wanted.id.as_str(),
+            subject: wanted.subject,
+            shape: wanted.shape,
+        })
+    }
+
+    /// Signs what was written, once another reader than its writer has checked it.
+    fn seal(
+        &self,
+        body: &Body<'_>,
+        is_as_asked: impl FnOnce(&[u8]) -> bool,
+    ) -> Result<IssuedX509Svid, SignError> {
         let template = &self.0.template;
-        let to_be_signed = template.to_be_signed(&leaf);
-        if !profile::is_leaf_of(&to_be_signed, request.id) {
+        let to_be_signed = template.to_be_signed(body);
+        if !is_as_asked(&to_be_signed) {
             return Err(SignError::Profile);
         }
         let signature = self.0.signer.sign_x509(&to_be_signed)?;
@@ -205,8 +268,8 @@ impl X509Ca {
             chain: std::iter::once(certificate.into())
                 .chain(self.0.issuers.iter().cloned())
                 .collect(),
-            serial: u128::from_be_bytes(leaf.serial).to_string(),
-            not_after,
+            serial: u128::from_be_bytes(body.serial).to_string(),
+            not_after: body.not_after,
         })
     }
 }

@@ -9,6 +9,8 @@ mod backup;
 #[cfg(test)]
 mod bundles;
 #[cfg(test)]
+mod downstream;
+#[cfg(test)]
 mod entries;
 #[cfg(test)]
 mod feed;

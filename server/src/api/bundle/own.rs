@@ -1,7 +1,8 @@
-//! `AppendBundle`: authorities of others join the bundle of our own trust domain.
+//! `AppendBundle` and `PublishJWTAuthority`: authorities of others join the bundle of our own trust
+//! domain, by an operator's hand or by a server below this one.
 
 use identity::bundle::Bundle;
-use proto::spire::server::bundle::AppendBundleRequest;
+use proto::spire::server::bundle::{AppendBundleRequest, PublishJwtAuthorityRequest};
 use proto::spire::types;
 use tonic::Status;
 
@@ -11,6 +12,9 @@ use super::super::convert::bundle::{jwt_authorities, to_proto, x509_authorities}
 use super::super::status;
 use crate::audit::{BundleTurn, Event};
 use crate::bundles::{Additions, append_plan};
+
+/// The most JWT authorities that publishing may fill our bundle to: every agent holds them all.
+const MAX_JWT_AUTHORITIES: usize = 1024;
 
 pub(super) async fn append(
     services: &Services,
@@ -33,6 +37,53 @@ pub(super) async fn append(
     let event = Event::Bundle(BundleTurn::Appended, &services.trust_domain);
     services.audit.record(caller, event);
     Ok(to_proto(&bundle, request.output_mask.as_ref()))
+}
+
+/// Takes the key of a server below this one into our bundle. It leaves the bundle a day after its end,
+/// and nothing else removes it, so it must have one.
+pub(super) async fn publish(
+    services: &Services,
+    caller: &Caller,
+    request: PublishJwtAuthorityRequest,
+) -> Result<Vec<types::JwtKey>, Status> {
+    const INVALID: &str = "invalid JWT authority";
+    let key = request
+        .jwt_authority
+        .ok_or_else(|| Status::invalid_argument("missing JWT authority"))?;
+    let jwt = jwt_authorities(std::slice::from_ref(&key))
+        .map_err(|error| status::invalid(INVALID, &error))?;
+    for authority in &jwt {
+        authority
+            .public_key
+            .check_for_issuance()
+            .map_err(|error| status::invalid(INVALID, &error))?;
+        match authority.expires_at {
+            None => {
+                let message = format!("{INVALID}: missing expiry");
+                return Err(Status::invalid_argument(message));
+            }
+            Some(end) if end <= services.clock.now() => {
+                let message = format!("{INVALID}: it has expired");
+                return Err(Status::invalid_argument(message));
+            }
+            Some(_) => {}
+        }
+    }
+    let is_full = (services.index.snapshot().bundles.own())
+        .is_some_and(|own| own.value.jwt_authorities.len() >= MAX_JWT_AUTHORITIES);
+    if is_full {
+        return Err(Status::resource_exhausted(format!(
+            "failed to publish JWT key: the bundle has {MAX_JWT_AUTHORITIES} JWT authorities already"
+        )));
+    }
+    let additions = Additions {
+        jwt,
+        ..Additions::default()
+    };
+    let bundle = add(services, "failed to publish JWT key", &additions).await?;
+    let event = Event::JwtAuthorityPublished(&key.key_id);
+    services.audit.record(caller, event);
+    Ok(to_proto(&bundle, None).jwt_authorities)
 }
 
 /// Adds what the bundle lacks, and answers with all of it once it is visible.

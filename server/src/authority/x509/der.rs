@@ -1,6 +1,6 @@
-//! Writes the leaf of an X509-SVID in DER.
+//! Writes certificates in DER: leaves, and signing certificates of servers below this one.
 //!
-//! One shape with few variable places, so it is written straight into one buffer; a general encoder
+//! Two shapes with few variable places, so it is written straight into one buffer; a general encoder
 //! costs a fifth of a signature. A test holds it against rcgen.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -50,6 +50,16 @@ const BASIC_CONSTRAINTS: &[u8] = &[
     0x30, 0x0c, 0x06, 0x03, 0x55, 0x1d, 0x13, 0x01, 0x01, 0xff, 0x04, 0x02, 0x30, 0x00,
 ];
 
+/// X509-SVID 4.3: a signing certificate has keyCertSign. cRLSign stands there as in SPIRE's.
+const SIGNING_KEY_USAGE: &[u8] = &[
+    0x30, 0x0e, 0x06, 0x03, 0x55, 0x1d, 0x0f, 0x01, 0x01, 0xff, 0x04, 0x04, 0x03, 0x02, 0x01, 0x06,
+];
+/// X509-SVID 4.1: cA is true. No length of paths, as in SPIRE's: servers stand below servers.
+const SIGNING_BASIC_CONSTRAINTS: &[u8] = &[
+    0x30, 0x0f, 0x06, 0x03, 0x55, 0x1d, 0x13, 0x01, 0x01, 0xff, 0x04, 0x05, 0x30, 0x03, 0x01, 0x01,
+    0xff,
+];
+
 const OID_SUBJECT_KEY_ID: &[u8] = &[0x06, 0x03, 0x55, 0x1d, 0x0e];
 const OID_AUTHORITY_KEY_ID: &[u8] = &[0x06, 0x03, 0x55, 0x1d, 0x23];
 const OID_SUBJECT_ALT_NAME: &[u8] = &[0x06, 0x03, 0x55, 0x1d, 0x11];
@@ -62,26 +72,35 @@ pub(super) struct Template {
     authority_key_id: Box<[u8]>,
 }
 
-/// What is its own in a leaf.
+/// What is its own in a certificate.
 #[derive(Debug)]
-pub(super) struct Leaf<'a> {
+pub(super) struct Body<'a> {
     pub(super) serial: [u8; 16],
     pub(super) not_before: SystemTime,
     pub(super) not_after: SystemTime,
     pub(super) spki: &'a [u8],
     pub(super) subject_key_id: [u8; 20],
     pub(super) uri: &'a str,
-    pub(super) dns_names: &'a [DnsName],
-    pub(super) subject: LeafName<'a>,
+    pub(super) subject: Name<'a>,
+    pub(super) shape: Shape<'a>,
 }
 
-/// Whom a leaf names beside the SPIFFE ID.
+/// What a certificate is for.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum LeafName<'a> {
+pub(super) enum Shape<'a> {
+    /// An X509-SVID of a workload, an agent or a server.
+    Leaf { dns_names: &'a [DnsName] },
+    /// A signing certificate.
+    Authority,
+}
+
+/// Whom a certificate names beside the SPIFFE ID.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Name<'a> {
     /// C=US, O=SPIRE as in SPIRE's leaves, then the common name, if any.
     Default { common_name: Option<&'a str> },
-    /// What an operator asked for.
-    Asked(&'a DistinguishedName),
+    /// This.
+    Given(&'a DistinguishedName),
 }
 
 impl Template {
@@ -107,21 +126,21 @@ impl Template {
     }
 
     /// The part that is signed.
-    pub(super) fn to_be_signed(&self, leaf: &Leaf<'_>) -> Vec<u8> {
+    pub(super) fn to_be_signed(&self, body: &Body<'_>) -> Vec<u8> {
         let mut out = Vec::with_capacity(768);
         nest(&mut out, SEQUENCE, |out| {
             out.extend_from_slice(VERSION);
-            primitive(out, INTEGER, &leaf.serial);
+            primitive(out, INTEGER, &body.serial);
             out.extend_from_slice(self.signature_algorithm);
             out.extend_from_slice(&self.issuer);
             nest(out, SEQUENCE, |out| {
-                write_time(out, leaf.not_before);
-                write_time(out, leaf.not_after);
+                write_time(out, body.not_before);
+                write_time(out, body.not_after);
             });
-            write_subject(out, leaf.subject);
-            out.extend_from_slice(leaf.spki);
+            write_subject(out, body.subject);
+            out.extend_from_slice(body.spki);
             nest(out, 0xa3, |out| {
-                nest(out, SEQUENCE, |out| self.write_extensions(out, leaf));
+                nest(out, SEQUENCE, |out| self.write_extensions(out, body));
             });
         });
         out
@@ -141,14 +160,24 @@ impl Template {
         out
     }
 
-    fn write_extensions(&self, out: &mut Vec<u8>, leaf: &Leaf<'_>) {
-        out.extend_from_slice(KEY_USAGE);
-        out.extend_from_slice(EXTENDED_KEY_USAGE);
-        out.extend_from_slice(BASIC_CONSTRAINTS);
+    fn write_extensions(&self, out: &mut Vec<u8>, body: &Body<'_>) {
+        let dns_names = match body.shape {
+            Shape::Leaf { dns_names } => {
+                out.extend_from_slice(KEY_USAGE);
+                out.extend_from_slice(EXTENDED_KEY_USAGE);
+                out.extend_from_slice(BASIC_CONSTRAINTS);
+                dns_names
+            }
+            Shape::Authority => {
+                out.extend_from_slice(SIGNING_KEY_USAGE);
+                out.extend_from_slice(SIGNING_BASIC_CONSTRAINTS);
+                &[]
+            }
+        };
         nest(out, SEQUENCE, |out| {
             out.extend_from_slice(OID_SUBJECT_KEY_ID);
             nest(out, OCTET_STRING, |out| {
-                primitive(out, OCTET_STRING, &leaf.subject_key_id);
+                primitive(out, OCTET_STRING, &body.subject_key_id);
             });
         });
         out.extend_from_slice(&self.authority_key_id);
@@ -156,21 +185,21 @@ impl Template {
             out.extend_from_slice(OID_SUBJECT_ALT_NAME);
             nest(out, OCTET_STRING, |out| {
                 nest(out, SEQUENCE, |out| {
-                    for name in leaf.dns_names {
+                    for name in dns_names {
                         primitive(out, 0x82, name.as_str().as_bytes());
                     }
                     // X509-SVID 2: exactly one URI.
-                    primitive(out, 0x86, leaf.uri.as_bytes());
+                    primitive(out, 0x86, body.uri.as_bytes());
                 });
             });
         });
     }
 }
 
-fn write_subject(out: &mut Vec<u8>, subject: LeafName<'_>) {
+fn write_subject(out: &mut Vec<u8>, subject: Name<'_>) {
     match subject {
-        LeafName::Asked(name) => write_name(out, &name.iter().collect::<Vec<_>>()),
-        LeafName::Default { common_name } => {
+        Name::Given(name) => write_name(out, &name.iter().collect::<Vec<_>>()),
+        Name::Default { common_name } => {
             let (country, organization) = (
                 (Attribute::Country, "US"),
                 (Attribute::Organization, "SPIRE"),

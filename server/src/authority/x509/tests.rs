@@ -279,15 +279,15 @@ proptest! {
         let oracle = params.signed_by(&leaf_key, &issuer).unwrap();
 
         let template = Template::new(identity::key::KeyAlgorithm::EcP256, certificate.subject_der(), &key_id);
-        let to_be_signed = template.to_be_signed(&Leaf {
+        let to_be_signed = template.to_be_signed(&Body {
             serial,
             not_before: at(begins),
             not_after: at(begins + lasts),
             spki: public_key.spki_der(),
             subject_key_id: public_key.subject_key_id(),
             uri: id.as_str(),
-            dns_names: &dns_names,
-            subject: LeafName::Default { common_name: dns_names.first().map(DnsName::as_str) },
+            subject: Name::Default { common_name: dns_names.first().map(DnsName::as_str) },
+            shape: Shape::Leaf { dns_names: &dns_names },
         });
         let own = values(inside(&to_be_signed));
         let parts = values(inside(oracle.der()));
@@ -383,9 +383,85 @@ fn signs_nothing_that_is_not_the_leaf_asked_for() {
     assert!(!judge(&|p| p.key_usages.clear()));
 }
 
+/// The same for signing certificates: neither is ever taken for the other.
+#[test]
+fn signs_no_authority_that_is_not_one_of_the_trust_domain() {
+    let key = KeyPair::generate().unwrap();
+    let own = id("spiffe://example.org");
+    let judge_as = |asked: &SpiffeId, change: &dyn Fn(&mut CertificateParams)| {
+        let mut params = CertificateParams::default();
+        params.subject_alt_names = vec![SanType::URI(asked.as_str().try_into().unwrap())];
+        params.is_ca = IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        change(&mut params);
+        let certificate = params.self_signed(&key).unwrap();
+        let parts = values(inside(certificate.der()));
+        assert!(!profile::is_leaf_of(parts[0], asked));
+        profile::is_authority_of(parts[0], asked)
+    };
+    let judge = |change: &dyn Fn(&mut CertificateParams)| judge_as(&own, change);
+    let uri = |text: &str| SanType::URI(text.try_into().unwrap());
+    assert!(judge(&|_| ()));
+    assert!(!judge_as(&id("spiffe://example.org/a"), &|_| ()));
+    assert!(!judge(
+        &|p| p.subject_alt_names = vec![uri("spiffe://other.org")]
+    ));
+    assert!(!judge(&|p| p
+        .subject_alt_names
+        .push(uri("spiffe://example.org/a"))));
+    assert!(!judge(&|p| p
+        .subject_alt_names
+        .push(SanType::DnsName("a.org".try_into().unwrap()))));
+    assert!(!judge(&|p| p.subject_alt_names.clear()));
+    assert!(!judge(&|p| p.is_ca = IsCa::ExplicitNoCa));
+    assert!(!judge(
+        &|p| p.is_ca = IsCa::Ca(rcgen::BasicConstraints::Constrained(3))
+    ));
+    assert!(!judge(&|p| p
+        .key_usages
+        .push(KeyUsagePurpose::DigitalSignature)));
+    assert!(!judge(&|p| p.key_usages.clear()));
+}
+
+#[tokio::test]
+async fn an_authority_of_a_server_below_has_the_profile_of_spires() {
+    for kind in [KeyType::EcP256, KeyType::EcP384, KeyType::Rsa2048] {
+        let authority = authority(kind).await;
+        let key = public_key();
+        let request = DownstreamRequest {
+            public_key: &key,
+            ttl: Duration::from_secs(u64::MAX),
+        };
+        let issued = authority.sign_downstream(&request, now()).unwrap();
+        let chain = chain(&issued);
+        let [below] = chain.as_slice() else {
+            panic!("a self-signed authority is not sent")
+        };
+        assert!(below.is_ca());
+        assert_eq!(below.path_length(), None);
+        let usage = below.key_usage().unwrap();
+        assert!(usage.is_critical() && usage.key_cert_sign() && usage.crl_sign());
+        assert!(!usage.digital_signature());
+        assert_eq!(below.spiffe_id().unwrap().as_str(), "spiffe://example.org");
+        assert!(below.dns_names().is_empty());
+        assert_eq!(below.authority_key_id().unwrap(), authority.authority_id());
+        assert_eq!(
+            below.subject_key_id().unwrap(),
+            hex::encode(key.subject_key_id())
+        );
+        assert_eq!(issued.not_after, authority.not_after(), "capped");
+        let above = authority.certificate().serial_decimal();
+        assert_eq!(
+            below.subject(),
+            format!("SERIALNUMBER={above},OU=DOWNSTREAM-1,O=SPIFFE,C=US")
+        );
+    }
+}
+
 proptest! {
     #[test]
     fn no_bytes_confuse_the_last_look(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
         prop_assert!(!profile::is_leaf_of(&bytes, &id("spiffe://example.org/a")));
+        prop_assert!(!profile::is_authority_of(&bytes, &id("spiffe://example.org")));
     }
 }
