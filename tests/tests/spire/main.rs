@@ -2,6 +2,11 @@
 //!
 //! SPIRE's own pairing runs the same scenarios first: if that fails, the scenario is wrong.
 
+#[cfg(test)]
+mod commands;
+#[cfg(test)]
+mod nested;
+
 use tests::programs::Make::{Signet, Spire};
 use tests::scenarios::Pairing;
 
