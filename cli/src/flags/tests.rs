@@ -154,6 +154,23 @@ fn reads_lengths_of_time_as_go_does() {
 }
 
 #[test]
+fn spans_of_time_are_read_as_go_reads_them() {
+    for (text, nanos) in [
+        ("-5s", Some(-5_000_000_000)),
+        ("1m30s", Some(90_000_000_000)),
+        ("720h0m0s", Some(2_592_000_000_000_000)),
+        ("0", Some(0)),
+        ("-", None),
+        ("-+5s", None),
+        ("--5s", None),
+        ("bogus", None),
+        ("", None),
+    ] {
+        assert_eq!(go_span(text), nanos, "{text:?}");
+    }
+}
+
+#[test]
 fn repeated_flags_gather_or_replace_by_kind() {
     let values = parse(&[
         "-selector",
@@ -214,6 +231,7 @@ proptest::proptest! {
     fn no_text_is_a_panic_for_a_number_or_a_length_of_time(text in ".{0,24}") {
         let _ = go_int(&text);
         let _ = go_duration(&text);
+        let _ = go_span(&text);
     }
 
     #[test]
