@@ -17,7 +17,7 @@ use crate::config::ServerAddress;
 use crate::credentials::{AgentSvid, told};
 use crate::custody::{self, Custody, CustodyError};
 use crate::lock::Lock;
-use crate::proof::{Proof, ProofError};
+use crate::proof::{Proof, ProofError, Shown};
 use crate::state::{State, StateError, StateFile};
 use crate::upstream::grpc::{self, Attested, Evidence, Target};
 use crate::upstream::{Denial, UpstreamError};
@@ -196,7 +196,7 @@ impl<G: Gate> Attestor<G> {
         trust: Option<&Bundle>,
         own: Option<&AgentSvid>,
     ) -> Result<Standing, AttestationError> {
-        let payload = self.proof.payload()?;
+        let Shown { payload, answerer } = self.proof.show()?;
         let trust = match trust {
             Some(bundle) => Trust::Bundle(Box::new(bundle.clone())),
             None => self.bootstrap(kept).await?,
@@ -206,6 +206,7 @@ impl<G: Gate> Attestor<G> {
         let evidence = Evidence {
             kind,
             payload,
+            answerer,
             csr: custody::request(&key)?,
             shown: own.and_then(|own| self.to_show(own)),
         };

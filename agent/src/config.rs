@@ -6,6 +6,7 @@
 mod docker;
 mod k8s;
 mod limits;
+mod node;
 mod plugins;
 mod raw;
 mod read;

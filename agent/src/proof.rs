@@ -1,9 +1,11 @@
 //! What the agent proves itself by, read anew for each try.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use attestors::node::join_token::{self, Token, TokenError};
 use attestors::node::k8s_psat::{self, Prover, ProverError};
+use attestors::node::x509pop;
 use identity::spiffe_id::SpiffeId;
 use runtime::files::{self, FileError};
 use zeroize::Zeroizing;
@@ -20,6 +22,31 @@ pub enum Proof {
     JoinToken(Option<TokenSource>),
     /// The token of this pod, which its kubelet replaces in time.
     K8sPsat(Prover),
+    /// A certificate and its key.
+    X509pop(x509pop::Prover),
+}
+
+/// What is shown to a server in one try.
+#[derive(Debug)]
+pub struct Shown {
+    pub payload: Zeroizing<Vec<u8>>,
+    /// What answers the server's challenge, where the proof has one.
+    pub answerer: Option<Answerer>,
+}
+
+/// What answers a challenge: the other part of a proof whose first part was shown.
+#[derive(Clone, Debug)]
+pub enum Answerer {
+    X509pop(Arc<x509pop::Holder>),
+}
+
+impl Answerer {
+    /// The answer to this challenge.
+    pub fn answer(&self, challenge: &[u8]) -> Result<Vec<u8>, ProofError> {
+        match self {
+            Self::X509pop(holder) => Ok(holder.answer(challenge)?),
+        }
+    }
 }
 
 /// Why there is no proof.
@@ -37,6 +64,8 @@ pub enum ProofError {
     Token(#[source] TokenError),
     #[error(transparent)]
     Psat(#[from] ProverError),
+    #[error(transparent)]
+    X509pop(#[from] x509pop::ProverError),
 }
 
 impl ProofError {
@@ -48,6 +77,7 @@ impl ProofError {
             Self::TokenFileMissing(_) => "token_file_missing",
             Self::Token(error) => error.reason(),
             Self::Psat(error) => error.reason(),
+            Self::X509pop(error) => error.reason(),
         }
     }
 }
@@ -57,7 +87,8 @@ impl Proof {
     pub fn of(attestor: &NodeAttestor, token: Option<TokenSource>) -> Self {
         match (attestor, token) {
             (NodeAttestor::K8sPsat(prover), None) => Self::K8sPsat(prover.clone()),
-            (NodeAttestor::JoinToken | NodeAttestor::K8sPsat(_), token) => Self::JoinToken(token),
+            (NodeAttestor::X509pop(prover), None) => Self::X509pop(prover.clone()),
+            (_, token) => Self::JoinToken(token),
         }
     }
 
@@ -66,31 +97,43 @@ impl Proof {
         match self {
             Self::JoinToken(_) => join_token::NAME,
             Self::K8sPsat(_) => k8s_psat::NAME,
+            Self::X509pop(_) => x509pop::NAME,
         }
     }
 
     /// Reads the evidence, as it is now.
-    pub fn payload(&self) -> Result<Zeroizing<Vec<u8>>, ProofError> {
+    pub fn show(&self) -> Result<Shown, ProofError> {
+        let alone = |payload| Shown {
+            payload,
+            answerer: None,
+        };
         match self {
             Self::JoinToken(source) => {
                 let token = token(source.as_ref())?;
-                Ok(Zeroizing::new(token.payload().to_vec()))
+                Ok(alone(Zeroizing::new(token.payload().to_vec())))
             }
-            Self::K8sPsat(prover) => Ok(prover.payload()?.encode()),
+            Self::K8sPsat(prover) => Ok(alone(prover.payload()?.encode())),
+            Self::X509pop(prover) => {
+                let holder = prover.load()?;
+                Ok(Shown {
+                    payload: Zeroizing::new(holder.payload().to_vec()),
+                    answerer: Some(Answerer::X509pop(Arc::new(holder))),
+                })
+            }
         }
     }
 
     /// Whether it counts as often as it is shown, so that a refusal may be cured elsewhere: by the
     /// kubelet, which brings the next token, or by whoever looks after the server.
     pub fn is_repeatable(&self) -> bool {
-        matches!(self, Self::K8sPsat(_))
+        !matches!(self, Self::JoinToken(_))
     }
 
     /// Whether another one may come to the place that it is read from, with nobody's help here.
     pub fn may_change(&self) -> bool {
         match self {
             Self::JoinToken(source) => matches!(source, Some(TokenSource::File(_))),
-            Self::K8sPsat(_) => true,
+            Self::K8sPsat(_) | Self::X509pop(_) => true,
         }
     }
 

@@ -11,6 +11,7 @@ mod distinguished;
 mod extensions;
 mod leaf;
 mod name;
+mod paths;
 mod signature;
 mod svid;
 
@@ -24,6 +25,7 @@ pub use csr::{Csr, CsrError, MAX_CSR_BYTES};
 pub use distinguished::{Attribute, DistinguishedName, NameError};
 pub use extensions::KeyUsage;
 pub use leaf::{LeafError, check_leaf, check_peer_leaf};
+pub use paths::authorities_above;
 pub use signature::Signed;
 pub use svid::{SvidError, X509Svid};
 

@@ -24,7 +24,6 @@ mod unbuilt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use attestors::node::k8s_psat;
 use identity::trust_domain::TrustDomain;
 use proto::spire::server;
 use runtime::clock::Clock;
@@ -38,6 +37,7 @@ use crate::config::Config;
 use crate::feed::Hub;
 use crate::index::Index;
 use crate::presence::Presence;
+use crate::verifiers::Verifiers;
 use crate::writes::Writer;
 
 pub(crate) use self::authorize::Gate;
@@ -64,7 +64,7 @@ pub(crate) struct Services {
     pub(crate) jwt_svids: JwtSvids,
     /// Whether an agent's own SPIFFE ID is one of its selectors.
     pub(crate) agent_id_as_selector: bool,
-    pub(crate) k8s_psat: Option<k8s_psat::Verifier>,
+    pub(crate) verifiers: Verifiers,
     pub(crate) presence: Presence,
     pub(crate) feed: Hub,
     /// An agent that follows is never left without a word for longer.

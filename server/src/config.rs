@@ -10,12 +10,14 @@ mod raw;
 mod read;
 #[cfg(test)]
 mod tests;
+mod x509pop;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use attestors::node::k8s_psat::Cluster;
+use attestors::node::x509pop::Options;
 use identity::spiffe_id::SpiffeId;
 use identity::trust_domain::TrustDomain;
 use runtime::config::{Document, HealthConfig, HostPort, LoadError, LogSettings, Warning};
@@ -62,6 +64,8 @@ pub struct Config {
     pub agent_id_as_selector: bool,
     /// The Kubernetes clusters whose pods may attest by `k8s_psat`.
     pub k8s_clusters: Option<BTreeMap<String, Cluster>>,
+    /// How nodes may attest by `x509pop`.
+    pub x509pop: Option<Options>,
     pub prune_agents: Option<PruneConfig>,
     /// An agent that follows the server is never left without a word for longer.
     pub feed_keepalive: Duration,
@@ -147,6 +151,7 @@ impl Config {
             audit_log_enabled: false,
             agent_id_as_selector: false,
             k8s_clusters: None,
+            x509pop: None,
             prune_agents: None,
             feed_keepalive: DEFAULT_FEED_KEEPALIVE,
             log: LogConfig::default(),

@@ -15,6 +15,7 @@ mod records;
 mod server;
 pub mod store;
 mod tls;
+mod verifiers;
 mod writes;
 
 pub use self::server::{Deps, Handle, StartError, start};

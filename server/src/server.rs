@@ -1,12 +1,10 @@
 //! A server, put together. Nothing is decided here; the parts are started in their order.
 
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use attestors::node::k8s_psat;
 use attestors::node::k8s_psat::ConnectError;
 use identity::spiffe_id::SpiffeIdError;
 use identity::trust_domain::TrustDomain;
@@ -32,6 +30,7 @@ use crate::presence::Presence;
 use crate::publish::{self, Connection, Publisher, TargetConfig};
 use crate::store::{OpenError, Store, StoreError};
 use crate::tls::{Clients, server_config};
+use crate::verifiers::Verifiers;
 use crate::writes::Writer;
 
 /// Whoever can write to the socket administers the server.
@@ -159,7 +158,7 @@ pub async fn start(config: Config, deps: Deps) -> Result<Handle, StartError> {
         ttls: Ttls::of(&config),
         jwt_svids: JwtSvids::of(&config),
         agent_id_as_selector: config.agent_id_as_selector,
-        k8s_psat: k8s_psat(&config)?,
+        verifiers: Verifiers::of(&config)?,
         presence: Presence::default(),
         feed: start_feed(&index, &deps),
         feed_keepalive: config.feed_keepalive,
@@ -217,14 +216,6 @@ async fn bind(config: &Config) -> Result<Bound, StartError> {
         health,
         metrics,
     })
-}
-
-/// Makes the verifier ready; no API server is asked before an agent comes.
-fn k8s_psat(config: &Config) -> Result<Option<k8s_psat::Verifier>, StartError> {
-    let verifier = |clusters: &BTreeMap<_, _>| {
-        k8s_psat::Verifier::new(config.trust_domain.clone(), clusters.clone())
-    };
-    Ok(config.k8s_clusters.as_ref().map(verifier).transpose()?)
 }
 
 fn open_keys(config: &KeysConfig) -> Result<Keys, KeysError> {

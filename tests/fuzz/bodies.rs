@@ -13,6 +13,7 @@ use agent::api::replay as replay_report;
 use agent::sealed::Item;
 use attestors::node::join_token::Token;
 use attestors::node::k8s_psat::{Node, Payload, Pod, Review, kubeconfig};
+use attestors::node::x509pop;
 use attestors::workload::cgroup::pattern::Patterns;
 use attestors::workload::cgroup::{ContainerId, Place, PodUid, Viewpoint};
 use attestors::workload::docker::description::{Description, image_digest};
@@ -121,6 +122,22 @@ pub fn hcl(data: &[u8]) {
 }
 
 pub fn attestation_payload(data: &[u8]) {
+    join_token(data);
+    if let Ok(payload) = x509pop::Payload::parse(data, 4) {
+        let again = x509pop::Payload::parse(&payload.encode(), 4);
+        assert!(again.is_err() || again == Ok(payload));
+    }
+    let _ = (
+        x509pop::Challenge::parse(data),
+        x509pop::Response::parse(data),
+    );
+    if let Ok(text) = std::str::from_utf8(data) {
+        let trust = x509pop::Trust::Roots(Vec::new());
+        let _ = x509pop::template(Some(text), &trust);
+    }
+}
+
+fn join_token(data: &[u8]) {
     if let Ok(token) = Token::parse(data) {
         assert_eq!(token.payload(), data);
         let id = attestors::node::join_token::agent_id(&trust_domain(), &token);

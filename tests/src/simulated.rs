@@ -73,6 +73,7 @@ impl Site {
         let evidence = Evidence {
             kind: join_token::NAME,
             payload: token.into_bytes().into(),
+            answerer: None,
             csr,
             shown: None,
         };

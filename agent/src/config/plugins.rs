@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use attestors::node::join_token;
 use attestors::node::k8s_psat::{self, Prover};
+use attestors::node::x509pop;
 use attestors::workload::{docker, k8s, systemd, unix};
 use runtime::config::{self, Body, Nothing, Plugin, Problems, Unbuilt, given};
 use serde::Deserialize;
@@ -27,6 +28,8 @@ pub enum NodeAttestor {
     JoinToken,
     /// By the service-account token of its pod.
     K8sPsat(Prover),
+    /// By a certificate and its key.
+    X509pop(x509pop::Prover),
 }
 
 /// How the agent finds out who is calling.
@@ -47,7 +50,6 @@ const UNBUILT: Unbuilt<'_> = &[
     (
         "NodeAttestor",
         &[
-            "x509pop",
             "aws_iid",
             "gcp_iit",
             "azure_msi",
@@ -105,6 +107,10 @@ pub(super) fn read(
             ("NodeAttestor", k8s_psat::NAME) => {
                 plugins.node_attestor = psat(plugin, problems).map(NodeAttestor::K8sPsat);
             }
+            ("NodeAttestor", x509pop::NAME) => {
+                let prover = super::node::x509pop(plugin, problems);
+                plugins.node_attestor = prover.map(NodeAttestor::X509pop);
+            }
             ("WorkloadAttestor", unix::NAME) => {
                 let attestor = WorkloadAttestorConfig::Unix(unix(plugin, problems));
                 plugins.workload_attestors.push(attestor);
@@ -128,7 +134,11 @@ pub(super) fn read(
         }
     }
     declared.exactly_one("KeyManager", "`disk` or `memory`", problems);
-    declared.exactly_one("NodeAttestor", "`join_token` or `k8s_psat`", problems);
+    declared.exactly_one(
+        "NodeAttestor",
+        "`join_token`, `k8s_psat` or `x509pop`",
+        problems,
+    );
     declared.at_least_one(
         "WorkloadAttestor",
         "`unix`, `k8s`, `docker` or `systemd`",

@@ -119,7 +119,7 @@ fn what_is_not_built_is_refused_by_name() {
         assert!(error.contains(&format!("`{key}`")), "{error}");
     }
     for plugin in [
-        r#"NodeAttestor "x509pop" {}"#,
+        r#"NodeAttestor "tpm_devid" {}"#,
         r#"WorkloadAttestor "slurm" {}"#,
         r#"SVIDStore "aws_secretsmanager" {}"#,
     ] {
@@ -149,6 +149,35 @@ fn a_pod_attests_by_the_token_that_spires_manifests_mount() {
     }
     let error = refusal(&with_psat(""));
     assert!(error.contains("cluster"), "{error}");
+}
+
+#[test]
+fn a_provisioned_node_proves_itself_by_files_that_must_be_named() {
+    let with = |data: &str| {
+        let block = format!(r#"NodeAttestor "x509pop" {{ plugin_data {{ {data} }} }}"#);
+        let join_token = r#"NodeAttestor "join_token" { plugin_data {} }"#;
+        AGENT.to_owned() + &PLUGINS.replace(join_token, &block)
+    };
+    let both = r#"private_key_path = "/k" certificate_path = "/c""#;
+    let (config, _) = load(&with(&format!(r#"{both} intermediates_path = "/i""#))).unwrap();
+    let NodeAttestor::X509pop(prover) = config.node_attestor else {
+        panic!("another attestor");
+    };
+    assert_eq!(prover.private_key_path, Path::new("/k"));
+    assert_eq!(prover.certificate_path, Path::new("/c"));
+    assert_eq!(prover.intermediates_path.as_deref(), Some(Path::new("/i")));
+    for (data, words) in [
+        (r#"certificate_path = "/c""#, "private_key_path is required"),
+        (r#"private_key_path = "/k""#, "certificate_path is required"),
+        (
+            &format!(r#"{both} spiffe_endpoint_socket = "/s""#),
+            "not built",
+        ),
+        (&format!(r#"{both} key_path = "/s""#), "unknown key"),
+    ] {
+        let error = refusal(&with(data));
+        assert!(error.contains(words), "{data}: {error}");
+    }
 }
 
 fn with_attestor(block: &str) -> String {

@@ -23,7 +23,7 @@ mod verifier;
 
 pub use self::api_server::{ApiError, ApiServer, Limits};
 pub use self::connect::{ConnectError, KubeConfig, connect};
-pub use self::error::{Decision, VerifyError};
+pub use self::error::VerifyError;
 pub use self::facts::{FactsError, Namespace, Node, ObjectName, Pod, Review, ServiceAccount};
 pub use self::payload::{Payload, PayloadError, ServiceAccountToken};
 pub use self::prover::{Prover, ProverError};

@@ -10,7 +10,9 @@ use std::{
 use aws_lc_rs::{
     digest::{SHA1_FOR_LEGACY_USE_ONLY, digest},
     encoding::{AsDer, PublicKeyX509Der},
-    signature::{self, ParsedPublicKey, UnparsedPublicKey, VerificationAlgorithm},
+    signature::{
+        self, ParsedPublicKey, RsaPssSaltLength, UnparsedPublicKey, VerificationAlgorithm,
+    },
 };
 use x509_parser::{
     der_parser::{Oid, oid},
@@ -97,14 +99,14 @@ impl PublicKey {
     }
 
     /// An RSA key of a modulus and an exponent, big-endian.
-    pub(crate) fn from_rsa(n: &[u8], e: &[u8]) -> Result<Self, KeyError> {
+    pub fn from_rsa(n: &[u8], e: &[u8]) -> Result<Self, KeyError> {
         let der =
             AsDer::<PublicKeyX509Der<'_>>::as_der(&signature::RsaPublicKeyComponents { n, e });
         Self::from_spki_der(der.or(Err(KeyError::Malformed))?.as_ref())
     }
 
     /// A key on a curve, of coordinates exactly as long as the curve's field (RFC 7518 6.2.1.2).
-    pub(crate) fn from_ec(curve: KeyAlgorithm, x: &[u8], y: &[u8]) -> Result<Self, KeyError> {
+    pub fn from_ec(curve: KeyAlgorithm, x: &[u8], y: &[u8]) -> Result<Self, KeyError> {
         let field = match curve {
             KeyAlgorithm::EcP256 => 32,
             KeyAlgorithm::EcP384 => 48,
@@ -118,6 +120,13 @@ impl PublicKey {
         let parsed = ParsedPublicKey::new(some_verifier(curve), point);
         let der = parsed.or(Err(KeyError::Malformed))?.as_der();
         Self::from_spki_der(der.or(Err(KeyError::Malformed))?.as_ref())
+    }
+
+    /// An Ed25519 key of its 32 bytes (RFC 8032 5.1.5).
+    pub fn from_ed25519(key: &[u8; 32]) -> Result<Self, KeyError> {
+        // RFC 8410 4: a fixed head, and the key.
+        const HEAD: &[u8] = b"\x30\x2a\x30\x05\x06\x03\x2b\x65\x70\x03\x21\x00";
+        Self::from_spki_der(&[HEAD, key].concat())
     }
 
     /// The SubjectPublicKeyInfo in DER.
@@ -329,6 +338,10 @@ pub enum SignatureScheme {
     RsaPssSha384,
     /// RSA PSS with SHA-512 and a salt as long as the hash.
     RsaPssSha512,
+    /// RSA PSS with SHA-256 and the longest salt that fits, as Go makes it unless told otherwise.
+    RsaPssSha256LongSalt,
+    /// RSA PKCS#1 v1.5 with SHA-1: for SSH alone, where old programs sign a challenge by it.
+    RsaPkcs1Sha1,
     /// Ed25519.
     Ed25519,
 }
@@ -343,6 +356,7 @@ impl SignatureScheme {
             (Self::EcdsaSha256Der, KeyAlgorithm::EcP384) => &signature::ECDSA_P384_SHA256_ASN1,
             (Self::EcdsaSha384Der, KeyAlgorithm::EcP384) => &signature::ECDSA_P384_SHA384_ASN1,
             (Self::EcdsaSha512Der, KeyAlgorithm::EcP384) => &signature::ECDSA_P384_SHA512_ASN1,
+            (Self::EcdsaSha256Der, KeyAlgorithm::EcP521) => &signature::ECDSA_P521_SHA256_ASN1,
             (Self::EcdsaSha512Der, KeyAlgorithm::EcP521) => &signature::ECDSA_P521_SHA512_ASN1,
             (Self::Es256, KeyAlgorithm::EcP256) => &signature::ECDSA_P256_SHA256_FIXED,
             (Self::Es384, KeyAlgorithm::EcP384) => &signature::ECDSA_P384_SHA384_FIXED,
@@ -353,6 +367,12 @@ impl SignatureScheme {
             (Self::RsaPssSha256, KeyAlgorithm::Rsa(_)) => &signature::RSA_PSS_2048_8192_SHA256,
             (Self::RsaPssSha384, KeyAlgorithm::Rsa(_)) => &signature::RSA_PSS_2048_8192_SHA384,
             (Self::RsaPssSha512, KeyAlgorithm::Rsa(_)) => &signature::RSA_PSS_2048_8192_SHA512,
+            (Self::RsaPssSha256LongSalt, KeyAlgorithm::Rsa(_)) => {
+                &const { signature::RSA_PSS_2048_8192_SHA256.with_pss_salt_length(RsaPssSaltLength::Max) }
+            }
+            (Self::RsaPkcs1Sha1, KeyAlgorithm::Rsa(_)) => {
+                &signature::RSA_PKCS1_2048_8192_SHA1_FOR_LEGACY_USE_ONLY
+            }
             (Self::Ed25519, KeyAlgorithm::Ed25519) => &signature::ED25519,
             _ => return None,
         })

@@ -8,6 +8,7 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
+use aws_lc_rs::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
 use base64::{Engine, engine::general_purpose::STANDARD};
 use rustls_pki_types::CertificateDer;
 use x509_parser::{certificate::X509Certificate, prelude::FromDer, time::ASN1Time};
@@ -161,6 +162,26 @@ impl Certificate {
         &self.0.issuer
     }
 
+    /// The common name of the subject, where there is one.
+    pub fn common_name(&self) -> Option<String> {
+        super::name::common_name(self.subject_der())
+    }
+
+    /// The serial number in lower-case hex, two digits for each byte; the sign is left out.
+    pub fn serial_hex(&self) -> String {
+        let skip = |bytes: &[u8]| bytes.iter().take_while(|byte| **byte == 0).count();
+        let digits = self.serial().get(skip(self.serial())..).unwrap_or_default();
+        match digits {
+            [] => "00".to_owned(),
+            digits => hex::encode(digits),
+        }
+    }
+
+    /// SHA-1 of the DER: a name for the certificate that others use, and no proof of anything.
+    pub fn fingerprint_sha1(&self) -> String {
+        hex::encode(digest(&SHA1_FOR_LEGACY_USE_ONLY, self.der()))
+    }
+
     /// Whether subject and issuer are the same, as in a root.
     pub fn is_self_issued(&self) -> bool {
         self.0.subject == self.0.issuer
@@ -184,6 +205,22 @@ impl Certificate {
     /// The DNS names, in order, as they stand there.
     pub fn dns_names(&self) -> &[String] {
         &self.0.extensions.names.dns
+    }
+
+    /// The URIs, in order, without those that are not ASCII.
+    pub fn uri_names(&self) -> impl Iterator<Item = &str> {
+        self.0
+            .extensions
+            .names
+            .uris
+            .iter()
+            .flatten()
+            .map(String::as_str)
+    }
+
+    /// The network addresses, in order: 4 bytes or 16.
+    pub fn ip_names(&self) -> &[Vec<u8>] {
+        &self.0.extensions.names.ips
     }
 
     pub(super) fn extensions(&self) -> &Extensions {

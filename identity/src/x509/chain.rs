@@ -15,7 +15,7 @@ use crate::{bundle::Bundle, spiffe_id::SpiffeId, trust_domain::TrustDomain};
 pub const MAX_CHAIN: usize = 16;
 
 /// What signatures on certificates may be made with.
-static ALGORITHMS: &[&dyn SignatureVerificationAlgorithm] = &[
+pub(super) static ALGORITHMS: &[&dyn SignatureVerificationAlgorithm] = &[
     algorithms::ECDSA_P256_SHA256,
     algorithms::ECDSA_P256_SHA384,
     algorithms::ECDSA_P256_SHA512,
@@ -101,7 +101,7 @@ pub fn verify_peer<B: Borrow<Bundle>>(
     Ok(id)
 }
 
-fn check_length(length: usize) -> Result<(), VerifyError> {
+pub(super) fn check_length(length: usize) -> Result<(), VerifyError> {
     match length {
         0 => Err(VerifyError::Empty),
         1..=MAX_CHAIN => Ok(()),
@@ -110,15 +110,15 @@ fn check_length(length: usize) -> Result<(), VerifyError> {
 }
 
 /// Roots, and beside each its form for webpki.
-struct Roots<'a> {
+pub(super) struct Roots<'a> {
     certificates: Vec<&'a Certificate>,
-    anchors: Vec<TrustAnchor<'a>>,
+    pub(super) anchors: Vec<TrustAnchor<'a>>,
 }
 
 impl<'a> Roots<'a> {
     /// Those that may sign at `now`. webpki takes an anchor's name and key, and asks nothing else;
     /// the rest is asked here and in [`Roots::allows`].
-    fn usable(roots: impl Iterator<Item = &'a Certificate>, now: SystemTime) -> Self {
+    pub(super) fn usable(roots: impl Iterator<Item = &'a Certificate>, now: SystemTime) -> Self {
         let usable = roots.filter(|root| is_current(root, now) && may_sign(root) && !is_leaf(root));
         let (certificates, anchors) = usable
             .filter_map(|root| Some((root, anchor_from_trusted_cert(root.der()).ok()?)))
@@ -129,15 +129,18 @@ impl<'a> Roots<'a> {
         }
     }
 
+    /// The roots with this name and key.
+    pub(super) fn named(&self, anchor: &TrustAnchor<'_>) -> impl Iterator<Item = &'a Certificate> {
+        let pairs = self.anchors.iter().zip(&self.certificates);
+        pairs
+            .filter(move |(own, _)| *own == anchor)
+            .map(|(_, root)| *root)
+    }
+
     /// Whether a root with this name and key lets so many certificates stand below it.
     fn allows(&self, anchor: &TrustAnchor<'_>, intermediates: usize) -> bool {
-        let same = self
-            .anchors
-            .iter()
-            .zip(&self.certificates)
-            .filter(|(own, _)| *own == anchor);
         // RFC 5280 6.1 leaves the anchor's own path length to the caller.
-        same.into_iter().any(|(_, root)| {
+        self.named(anchor).any(|root| {
             root.path_length()
                 .is_none_or(|most| usize::try_from(most).is_ok_and(|most| intermediates <= most))
         })
@@ -198,7 +201,7 @@ fn verify_path(
 }
 
 /// What webpki leaves open about a path that it found.
-fn judge_path(
+pub(super) fn judge_path(
     path: &VerifiedPath<'_>,
     intermediates: &[Certificate],
     roots: &Roots<'_>,

@@ -74,6 +74,8 @@ pub(super) struct Names {
     pub(super) uris: Vec<Option<String>>,
     /// The DNS names in order, without those that are not ASCII.
     pub(super) dns: Vec<String>,
+    /// The network addresses in order, 4 or 16 bytes each.
+    pub(super) ips: Vec<Vec<u8>>,
 }
 
 impl Names {
@@ -91,6 +93,7 @@ impl Names {
                 }
                 GeneralName::Invalid(tag, _) if tag.0 == URI_TAG => read.uris.push(None),
                 GeneralName::DNSName(name) => read.dns.push((*name).to_owned()),
+                GeneralName::IPAddress(address) => read.ips.push(address.to_vec()),
                 _ => {}
             }
         }

@@ -28,6 +28,13 @@ pub(super) fn text(der: &[u8]) -> String {
     parts.join(",")
 }
 
+/// The common name; of several, the last one. Nothing, if there is none that can be read.
+pub(super) fn common_name(der: &[u8]) -> Option<String> {
+    let (_, name) = X509Name::from_der(der).ok()?;
+    let last = name.iter_common_name().last()?;
+    last.as_str().ok().map(str::to_owned)
+}
+
 fn attribute(attribute: &x509_parser::x509::AttributeTypeAndValue<'_>) -> String {
     let oid = attribute.attr_type().to_id_string();
     let short = SHORT.iter().find(|(known, _)| *known == oid);
@@ -75,5 +82,6 @@ mod tests {
         let der = hex::decode("301d310b3009060355040613025553310e300c060355040a13055350495245");
         assert_eq!(text(&der.unwrap()), "O=SPIRE,C=US");
         assert_eq!(text(b"no DER"), "");
+        assert_eq!(common_name(b"no DER"), None);
     }
 }

@@ -5,4 +5,5 @@ mod certificate;
 mod chain;
 mod csr;
 mod leaf;
+mod paths;
 mod signature;

@@ -5,18 +5,16 @@ mod filter;
 mod renew;
 mod token;
 
-use std::pin::Pin;
 use std::sync::Arc;
 
-use futures_util::Stream;
 use identity::namespace::Role;
 use identity::spiffe_id::SpiffeId;
 use proto::spire::server::agent::agent_server::Agent;
 use proto::spire::server::agent::{
-    AttestAgentRequest, AttestAgentResponse, BanAgentRequest, CountAgentsRequest,
-    CountAgentsResponse, CreateJoinTokenRequest, DeleteAgentRequest, GetAgentRequest,
-    ListAgentsRequest, ListAgentsResponse, PostStatusRequest, PostStatusResponse,
-    RenewAgentRequest, RenewAgentResponse,
+    AttestAgentRequest, BanAgentRequest, CountAgentsRequest, CountAgentsResponse,
+    CreateJoinTokenRequest, DeleteAgentRequest, GetAgentRequest, ListAgentsRequest,
+    ListAgentsResponse, PostStatusRequest, PostStatusResponse, RenewAgentRequest,
+    RenewAgentResponse,
 };
 use proto::spire::types;
 use tonic::{Request, Response, Status, Streaming};
@@ -55,18 +53,15 @@ impl Service {
 
 #[tonic::async_trait]
 impl Agent for Service {
-    type AttestAgentStream =
-        Pin<Box<dyn Stream<Item = Result<AttestAgentResponse, Status>> + Send>>;
+    type AttestAgentStream = attest::Answers;
 
     async fn attest_agent(
         &self,
         request: Request<Streaming<AttestAgentRequest>>,
     ) -> Result<Response<Self::AttestAgentStream>, Status> {
         let caller = Caller::of(&request)?;
-        let response = attest::attest(&self.services, &caller, request.into_inner()).await?;
-        Ok(Response::new(Box::pin(futures_util::stream::iter([Ok(
-            response,
-        )]))))
+        let answers = attest::attest(&self.services, caller, request.into_inner());
+        Ok(Response::new(answers.await?))
     }
 
     async fn renew_agent(

@@ -5,7 +5,7 @@
 
 use std::error::Error;
 
-use attestors::node::k8s_psat::{self, Decision, VerifyError};
+use attestors::node::{Decision, Refusal as NotAttested};
 use identity::entry::EntryError;
 use proto::spire::types;
 use tonic::{Code, Status};
@@ -87,9 +87,13 @@ pub(super) fn sign(what: &str, cause: &SignError) -> Status {
 }
 
 /// Why a node was not attested. SPIRE puts the plugin before its words.
-pub(super) fn not_attested(caller: &Caller, error: &VerifyError) -> Status {
+pub(super) fn not_attested(
+    caller: &Caller,
+    attestor: &'static str,
+    error: &impl NotAttested,
+) -> Status {
     warn!(
-        attestor = k8s_psat::NAME,
+        attestor,
         caller = %caller,
         error = runtime::report::chain(error),
         error.reason = error.reason(),
@@ -100,8 +104,8 @@ pub(super) fn not_attested(caller: &Caller, error: &VerifyError) -> Status {
         Decision::Denied => Code::PermissionDenied,
         Decision::Undecided => Code::Internal,
     };
-    let name = k8s_psat::NAME;
-    Status::new(code, format!("nodeattestor({name}): {}", error.sentence()))
+    let message = format!("nodeattestor({attestor}): {}", error.sentence());
+    Status::new(code, message)
 }
 
 /// Why a bundle of another trust domain was not written.

@@ -5,10 +5,11 @@ use std::path::PathBuf;
 
 use attestors::node::join_token;
 use attestors::node::k8s_psat::{self as psat, Cluster};
+use attestors::node::x509pop::{self as pop, Options};
 use runtime::config::{self, Body, Nothing, Plugin, Problems, Unbuilt, given};
 use serde::Deserialize;
 
-use super::{KeysConfig, StoreConfig, k8s_psat, publish};
+use super::{KeysConfig, StoreConfig, k8s_psat, publish, x509pop};
 use crate::authority::DiskConfig;
 use crate::publish::TargetConfig;
 
@@ -20,6 +21,7 @@ pub(super) struct Plugins {
     pub(super) upstream: Option<DiskConfig>,
     pub(super) publish: Vec<TargetConfig>,
     pub(super) k8s_clusters: Option<BTreeMap<String, Cluster>>,
+    pub(super) x509pop: Option<Options>,
 }
 
 /// SPIRE's plugins that are not built.
@@ -31,7 +33,6 @@ const UNBUILT: Unbuilt<'_> = &[
     (
         "NodeAttestor",
         &[
-            "x509pop",
             "aws_iid",
             "gcp_iit",
             "azure_msi",
@@ -129,6 +130,7 @@ pub(super) fn read(section: Option<&Body>, problems: &mut Problems) -> Plugins {
                 let clusters = k8s_psat::read(settings, &plugin.key("clusters"), problems);
                 plugins.k8s_clusters = Some(clusters);
             }
+            ("NodeAttestor", pop::NAME) => plugins.x509pop = x509pop::read(plugin, problems),
             _ => plugin.refuse(UNBUILT, problems),
         }
     }

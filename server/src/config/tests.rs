@@ -1,6 +1,7 @@
 //! Configuration files of SPIRE, and what is wrong with others.
 
 use attestors::node::k8s_psat::{AgentIdBy, KubeConfig};
+use attestors::node::x509pop::Trust;
 
 use super::*;
 use crate::publish::{ConfigMapRef, Format, Place};
@@ -310,5 +311,74 @@ fn refuses_clusters_that_nobody_could_attest_in() {
         let text = refused(&with_psat(data));
         assert!(text.contains(words), "{text}");
         assert!(text.contains("k8s_psat"), "{text}");
+    }
+}
+
+fn with_pop(name: &str, data: &str) -> String {
+    let block = format!(r#"NodeAttestor "{name}" {{ plugin_data {{ {data} }} }} KeyManager"#);
+    SPIRE.replacen("KeyManager", &block, 1)
+}
+
+#[test]
+fn reads_whose_certificates_prove_nodes_as_spire_does() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("roots.pem");
+    let key = rcgen::KeyPair::generate().unwrap();
+    let root = rcgen::CertificateParams::default().self_signed(&key);
+    std::fs::write(&path, root.unwrap().pem().repeat(2)).unwrap();
+    let roots = format!("ca_bundle_path = {path:?}");
+    let options = |data: &str| load(&with_pop("x509pop", data)).unwrap().0.x509pop.unwrap();
+    let plain = options(&roots);
+    assert!(matches!(&plain.trust, Trust::Roots(roots) if roots.len() == 2));
+    assert_eq!((plain.max_intermediates, plain.max_rsa_bits), (4, 8192));
+    assert!(!plain.verify_client_ip);
+    let said = options(&format!(
+        "ca_bundle_paths = [{path:?}, {path:?}] max_intermediates = 2 max_rsa_key_size = 4096 \
+         verify_client_ip = true agent_path_template = \"/x509pop/{{{{ .SerialNumberHex }}}}\""
+    ));
+    assert!(matches!(&said.trust, Trust::Roots(roots) if roots.len() == 4));
+    assert_eq!((said.max_intermediates, said.max_rsa_bits), (2, 4096));
+    assert!(said.verify_client_ip && said.template != plain.template);
+    for (data, expected) in [
+        ("", "/spire-exchange/"),
+        (r#"spiffe_prefix = "/nodes""#, "/nodes/"),
+        (r#"spiffe_prefix = """#, "/"),
+    ] {
+        let own = options(&format!(r#"mode = "spiffe" {data}"#));
+        let Trust::OwnDomain { prefix } = own.trust else {
+            panic!("{data}");
+        };
+        assert_eq!(prefix, expected);
+    }
+    for (data, words) in [
+        (String::new(), "one of ca_bundle_path or ca_bundle_paths"),
+        (format!("{roots} ca_bundle_paths = [{path:?}]"), "not both"),
+        (format!(r#"{roots} mode = "spiffe""#), "in spiffe mode"),
+        (format!(r#"{roots} mode = "other""#), "can only be either"),
+        (
+            r#"ca_bundle_path = "/nowhere""#.to_owned(),
+            "no file `/nowhere`",
+        ),
+        (
+            r#"ca_bundle_path = "/dev/null""#.to_owned(),
+            "no PEM blocks",
+        ),
+        (format!("{roots} max_intermediates = 0"), "from 1 to 15"),
+        (
+            format!("{roots} max_rsa_key_size = 16384"),
+            "from 1 to 8192",
+        ),
+        (format!(r#"{roots} svid_prefix = "/x""#), "unknown key"),
+        (
+            format!(r#"{roots} agent_path_template = "/{{{{ .Nothing }}}}""#),
+            "no value `.Nothing`",
+        ),
+        (
+            format!(r#"{roots} agent_path_template = "/{{{{ .PluginName | b64enc }}}}""#),
+            "`b64enc` is not built",
+        ),
+    ] {
+        let text = refused(&with_pop("x509pop", &data));
+        assert!(text.contains(words), "{data}: {text}");
     }
 }

@@ -23,6 +23,8 @@ mod localauthority;
 #[cfg(test)]
 mod mint;
 #[cfg(test)]
+mod nodes;
+#[cfg(test)]
 mod operator;
 #[cfg(test)]
 mod support;

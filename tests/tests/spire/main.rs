@@ -27,6 +27,8 @@ pairings!(
     the_server_restarts_with_the_same_authority,
     the_agent_restarts_with_its_identity,
     a_pod_attests_by_its_service_account_token,
+    a_node_attests_by_its_certificate,
+    a_node_attests_by_an_rsa_key,
 );
 
 /// What SPIRE's agent has not: our agent has it on SPIRE's server too.

@@ -26,10 +26,14 @@ use super::convert::{self, protocol};
 use super::verify::Anchor;
 use super::{MAX_MESSAGE_BYTES, overdue};
 use crate::bootstrap::Trust;
+use crate::proof::Answerer;
 use crate::upstream::{Denial, UpstreamError};
 
 /// What SPIRE's server says to a banned agent that attests.
 const BANNED: &str = "failed to attest: agent is banned";
+
+/// The most challenges that are answered in one attestation; no attestor has more than one.
+const MAX_CHALLENGES: usize = 4;
 
 /// What the agent proves itself by.
 #[derive(Clone, Debug)]
@@ -37,6 +41,8 @@ pub struct Evidence {
     /// The name of the node attestor.
     pub kind: &'static str,
     pub payload: zeroize::Zeroizing<Vec<u8>>,
+    /// What answers the server's challenges, where the attestor has some.
+    pub answerer: Option<Answerer>,
     /// The request to have the agent's new key certified, DER.
     pub csr: Vec<u8>,
     /// What the agent shows itself by, if it is one already.
@@ -112,7 +118,11 @@ async fn in_time<T>(
 
 async fn present(channel: Channel, evidence: Evidence) -> Result<Attestation, UpstreamError> {
     let Evidence {
-        kind, payload, csr, ..
+        kind,
+        payload,
+        answerer,
+        csr,
+        ..
     } = evidence;
     let data = AttestationData {
         r#type: kind.to_owned(),
@@ -133,15 +143,36 @@ async fn present(channel: Channel, evidence: Evidence) -> Result<Attestation, Up
     let mut client = AgentClient::new(channel).max_decoding_message_size(MAX_MESSAGE_BYTES);
     let responses = client.attest_agent(ReceiverStream::new(receiver)).await;
     let mut responses = responses.map_err(refused)?.into_inner();
-    let response = responses.message().await.map_err(refused)?;
     // The request half stays open until the answer is there.
-    drop(requests);
-    match response.and_then(|response| response.step) {
-        Some(Answer::Result(result)) => Ok(result),
-        Some(Answer::Challenge(_)) => Err(protocol(
-            "it challenges an attestation that has no challenges",
-        )),
-        None => Err(protocol("the attestation ended without a result")),
+    for _ in 0..=MAX_CHALLENGES {
+        let response = responses.message().await.map_err(refused)?;
+        match response.and_then(|response| response.step) {
+            Some(Answer::Result(result)) => return Ok(result),
+            Some(Answer::Challenge(challenge)) => {
+                let step = answer(answerer.as_ref(), &challenge)?;
+                let request = AttestAgentRequest { step: Some(step) };
+                let sent = requests.send(request).await;
+                // A server that closed its half has said why in what is read next.
+                sent.unwrap_or_default();
+            }
+            None => return Err(protocol("the attestation ended without a result")),
+        }
+    }
+    Err(protocol("it does not come to an end of its challenges"))
+}
+
+/// Answers a challenge, if the attestor that is used has any.
+fn answer(answerer: Option<&Answerer>, challenge: &[u8]) -> Result<Step, UpstreamError> {
+    let Some(answerer) = answerer else {
+        let what = "it challenges an attestation that has no challenges";
+        return Err(protocol(what));
+    };
+    match answerer.answer(challenge) {
+        Ok(answer) => Ok(Step::ChallengeResponse(answer.into())),
+        Err(error) => Err(UpstreamError::Protocol {
+            what: "its challenge cannot be answered",
+            source: Some(Box::new(error)),
+        }),
     }
 }
 

@@ -46,6 +46,7 @@ async fn attested(
     let evidence = Evidence {
         kind: "join_token",
         payload: token.as_bytes().to_vec().into(),
+        answerer: None,
         csr: custody::request(&key).unwrap(),
         shown: None,
     };
@@ -210,6 +211,7 @@ async fn a_server_of_another_authority_is_told_from_one_that_is_away() {
     let evidence = Evidence {
         kind: "join_token",
         payload: Vec::new().into(),
+        answerer: None,
         csr: Vec::new(),
         shown: None,
     };

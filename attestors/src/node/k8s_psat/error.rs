@@ -6,7 +6,7 @@ use identity::spiffe_id::SpiffeIdError;
 use super::api_server::ApiError;
 use super::facts::{FactsError, ObjectName, ServiceAccount};
 use super::payload::PayloadError;
-use crate::node::OutsideNamespace;
+use crate::node::{Decision, OutsideNamespace, Refusal};
 
 /// Why a node was not attested.
 #[derive(Debug, thiserror::Error)]
@@ -154,22 +154,10 @@ pub enum VerifyError {
     OutsideNamespace(#[from] OutsideNamespace),
 }
 
-/// What kind of answer an error is.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Decision {
-    /// The request makes no sense.
-    Malformed,
-    /// The node is refused.
-    Denied,
-    /// It could not be decided, which fails closed and may be tried again.
-    Undecided,
-}
-
-impl VerifyError {
-    /// What kind of answer this is. SPIRE's server says INTERNAL for all that it could not decide,
+impl Refusal for VerifyError {
+    /// SPIRE's server says INTERNAL for all that it could not decide,
     /// and for a token that the API server objects to.
-    #[must_use]
-    pub fn decision(&self) -> Decision {
+    fn decision(&self) -> Decision {
         match self {
             Self::Payload(_) | Self::UnknownCluster(_) => Decision::Malformed,
             Self::NotAuthenticated(_)
@@ -192,19 +180,7 @@ impl VerifyError {
         }
     }
 
-    /// What the agent is told: this sentence and the cause right below it. What is deeper names
-    /// addresses and files, and is for the log alone.
-    #[must_use]
-    pub fn sentence(&self) -> String {
-        match std::error::Error::source(self) {
-            Some(source) => format!("{self}: {source}"),
-            None => self.to_string(),
-        }
-    }
-
-    /// A stable label for logs and metrics.
-    #[must_use]
-    pub fn reason(&self) -> &'static str {
+    fn reason(&self) -> &'static str {
         match self {
             Self::Payload(error) => error.reason(),
             Self::UnknownCluster(_) => "cluster_unknown",

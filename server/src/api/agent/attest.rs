@@ -1,10 +1,15 @@
 //! `AttestAgent`: an agent proves which node it is, and gets its first SVID.
 
+mod challenge;
 mod join;
 mod proven;
 mod replay;
 
+use std::pin::Pin;
+use std::sync::Arc;
+
 use attestors::node::{join_token, k8s_psat};
+use futures_util::{Stream, StreamExt, stream};
 use identity::spiffe_id::SpiffeId;
 use identity::x509::Csr;
 use proto::spire::server::agent::attest_agent_request::{Params, Step};
@@ -15,6 +20,7 @@ use proto::spire::types;
 use tonic::{Status, Streaming};
 use tracing::info;
 
+use self::challenge::Challenged;
 use super::super::Services;
 use super::super::caller::Caller;
 use super::super::convert::id_to_proto;
@@ -30,11 +36,14 @@ struct Admitted {
     reattestable: bool,
 }
 
+/// What an agent is answered: a challenge, if its attestor has one, and the SVID.
+pub(super) type Answers = Pin<Box<dyn Stream<Item = Result<AttestAgentResponse, Status>> + Send>>;
+
 pub(super) async fn attest(
-    services: &Services,
-    caller: &Caller,
+    services: &Arc<Services>,
+    caller: Caller,
     mut requests: Streaming<AttestAgentRequest>,
-) -> Result<AttestAgentResponse, Status> {
+) -> Result<Answers, Status> {
     let first = requests.message().await?.and_then(|request| request.step);
     let params = match first {
         Some(Step::Params(params)) => params,
@@ -46,7 +55,7 @@ pub(super) async fn attest(
         csr.map_err(|error| status::invalid("failed to parse CSR", &error))
     };
     let kind = data.r#type.as_str();
-    let (attestor, admitted) = match (kind, &services.k8s_psat) {
+    let (attestor, admitted) = match (kind, &services.verifiers.k8s_psat) {
         (join_token::NAME, _) => {
             let admitted = join::join(services, &data.payload, &csr()?).await?;
             (join_token::NAME, admitted)
@@ -55,17 +64,49 @@ pub(super) async fn attest(
             // A request that cannot be signed is not worth a question to the API server.
             let csr = csr()?;
             let attested = verifier.verify(&data.payload).await;
-            let attested = attested.map_err(|error| status::not_attested(caller, &error))?;
-            let admitted = proven::admit(services, caller, k8s_psat::NAME, attested, &csr);
+            let attested =
+                attested.map_err(|error| status::not_attested(&caller, k8s_psat::NAME, &error))?;
+            let admitted = proven::admit(services, &caller, k8s_psat::NAME, attested, &csr);
             (k8s_psat::NAME, admitted.await?)
         }
         _ => {
-            return Err(Status::failed_precondition(format!(
-                "error getting node attestor: could not find node attestor type {kind:?}"
-            )));
+            let begun = Challenged::begin(services, &caller, kind, &data.payload);
+            let challenged = begun.unwrap_or_else(|| {
+                Err(Status::failed_precondition(format!(
+                    "error getting node attestor: could not find node attestor type {kind:?}"
+                )))
+            })?;
+            return Ok(challenge(services, caller, challenged, csr()?, requests));
         }
     };
-    let Admitted { id, issued, .. } = &admitted;
+    record(services, &caller, attestor, &admitted);
+    Ok(Box::pin(stream::iter([Ok(response(&admitted))])))
+}
+
+/// Asks the agent what its attestor wants to know, and goes on with the answer. The stream is all that
+/// there is of it: who does not read it to its end leaves nothing behind.
+fn challenge(
+    services: &Arc<Services>,
+    caller: Caller,
+    challenged: Challenged,
+    csr: Csr,
+    mut requests: Streaming<AttestAgentRequest>,
+) -> Answers {
+    let services = Arc::clone(services);
+    let question = challenged.message();
+    let conclusion = async move {
+        let attestor = challenged.attestor();
+        let answer = challenge::answer(&mut requests).await?;
+        let attested = challenged.conclude(&caller, &answer)?;
+        let admitted = proven::admit(&services, &caller, attestor, attested, &csr).await?;
+        record(&services, &caller, attestor, &admitted);
+        Ok(response(&admitted))
+    };
+    Box::pin(stream::iter([Ok(question)]).chain(stream::once(conclusion)))
+}
+
+fn record(services: &Services, caller: &Caller, attestor: &'static str, admitted: &Admitted) {
+    let Admitted { id, issued, .. } = admitted;
     let serial = &issued.serial;
     let event = Event::AgentAttested {
         id,
@@ -74,7 +115,6 @@ pub(super) async fn attest(
     };
     services.audit.record(caller, event);
     info!(agent.id = %id, attestor, svid.serial = %serial, "Attested an agent");
-    Ok(response(&admitted))
 }
 
 /// Looks for what is missing, in SPIRE's order.

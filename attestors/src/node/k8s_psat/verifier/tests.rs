@@ -8,8 +8,8 @@ use runtime::tasks::TaskGroup;
 use tempfile::TempDir;
 
 use super::*;
-use crate::node::k8s_psat::Decision;
 use crate::node::k8s_psat::fake::{FakeApiServer, FakePod, Fault};
+use crate::node::{Decision, Refusal};
 
 const AUDIENCE: &str = "spire-server";
 

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use attestors::node::Attested;
+use attestors::node::{Attested, Lasting};
 use identity::selector::Selectors;
 use identity::spiffe_id::SpiffeId;
 use identity::x509::Csr;
@@ -29,6 +29,8 @@ use crate::writes::agents::own_selectors;
 enum Outcome {
     Recorded(Verdict),
     Replay,
+    /// The proof counts once, and has made an agent already.
+    Used,
     Banned,
 }
 
@@ -53,9 +55,13 @@ pub(super) async fn admit(
     csr: &Csr,
 ) -> Result<Admitted, Status> {
     let id = attested.agent_id();
-    // A look before the signature: a banned agent must not cost one.
-    if is_banned(&services.index.snapshot(), id) {
+    // A look before the signature: who gets nothing must not cost one.
+    let snapshot = services.index.snapshot();
+    if is_banned(&snapshot, id) {
         return Err(banned());
+    }
+    if is_used(&snapshot, &attested) {
+        return Err(used(attestor));
     }
     let issued = sign(services, id, csr)?;
     let what = "failed to create attested agent";
@@ -82,7 +88,7 @@ pub(super) async fn admit(
             Ok(Admitted {
                 id: id.clone(),
                 issued,
-                reattestable: true,
+                reattestable: attested.lasting() == Lasting::Repeatable,
             })
         }
         Outcome::Replay => {
@@ -92,8 +98,22 @@ pub(super) async fn admit(
                 "failed to attest: the credential was used from another address, where the agent is alive",
             ))
         }
+        Outcome::Used => Err(used(attestor)),
         Outcome::Banned => Err(banned()),
     }
+}
+
+/// Whether the first use was made of a proof that is trusted then alone.
+fn is_used(snapshot: &Snapshot, attested: &Attested) -> bool {
+    let known = snapshot.agents.get(attested.agent_id());
+    attested.lasting() == Lasting::FirstUse && known.is_some()
+}
+
+/// SPIRE's words.
+fn used(attestor: &'static str) -> Status {
+    Status::permission_denied(format!(
+        "nodeattestor({attestor}): attestation data has already been used to attest an agent"
+    ))
 }
 
 fn is_banned(snapshot: &Snapshot, id: &SpiffeId) -> bool {
@@ -112,6 +132,10 @@ fn plan(snapshot: &Snapshot, new: &New<'_>) -> Plan<Outcome> {
     let before = snapshot.agents.get(id);
     if is_banned(snapshot, id) {
         return Plan::Nothing(Outcome::Banned);
+    }
+    // The record is put only where none was seen, so one of any number of racers is the first.
+    if is_used(snapshot, new.attested) {
+        return Plan::Nothing(Outcome::Used);
     }
     let last = before.and_then(|agent| agent.value.used.as_ref());
     let presented = new.attested.credential().map(|credential| Presented {
@@ -134,7 +158,7 @@ fn plan(snapshot: &Snapshot, new: &New<'_>) -> Plan<Outcome> {
             next: None,
         },
         expires_at: new.issued.not_after,
-        can_reattest: true,
+        can_reattest: new.attested.lasting() == Lasting::Repeatable,
         selectors: new.selectors.clone(),
         version: before.map_or_else(String::new, |agent| agent.value.version.clone()),
         used,

@@ -1,0 +1,27 @@
+//! The server's halves of the node attestors that are configured.
+
+use attestors::node::{k8s_psat, x509pop};
+use identity::spiffe_id::SpiffeIdError;
+
+use crate::config::Config;
+
+/// What nodes can prove themselves by, besides join tokens.
+#[derive(Debug)]
+pub(crate) struct Verifiers {
+    pub(crate) k8s_psat: Option<k8s_psat::Verifier>,
+    pub(crate) x509pop: Option<x509pop::Verifier>,
+}
+
+impl Verifiers {
+    /// Makes them ready; no API server is asked before an agent comes.
+    pub(crate) fn of(config: &Config) -> Result<Self, SpiffeIdError> {
+        let own = || config.trust_domain.clone();
+        let clusters = config.k8s_clusters.as_ref();
+        let k8s_psat = clusters.map(|clusters| k8s_psat::Verifier::new(own(), clusters.clone()));
+        let x509pop = config.x509pop.as_ref();
+        Ok(Self {
+            k8s_psat: k8s_psat.transpose()?,
+            x509pop: x509pop.map(|options| x509pop::Verifier::new(own(), options.clone())),
+        })
+    }
+}

@@ -1,0 +1,151 @@
+//! An agent on a node that an operator provisioned: it proves that it has a key.
+
+use rcgen::{
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose, SanType,
+};
+use tempfile::TempDir;
+
+use super::{Pairing, serial, wait_for_svid};
+use crate::domain::{Agent, Domain, Plan};
+use crate::process::eventually;
+
+/// An authority of the operator's own with an intermediate, and the files of one node.
+struct Pki {
+    folder: TempDir,
+}
+
+impl Pki {
+    fn new(key: &KeyPair) -> Self {
+        let pki = Self {
+            folder: tempfile::tempdir().unwrap(),
+        };
+        let named = |name: &str| {
+            let mut params = CertificateParams::default();
+            params.distinguished_name = DistinguishedName::new();
+            params.distinguished_name.push(DnType::CommonName, name);
+            params
+        };
+        let signing = |name: &str| {
+            let mut params = named(name);
+            params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+            params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+            params
+        };
+        let (root, root_key) = (signing("root"), KeyPair::generate().unwrap());
+        pki.write("root.pem", &root.self_signed(&root_key).unwrap().pem());
+        let (middle, middle_key) = (signing("middle"), KeyPair::generate().unwrap());
+        let issuer = Issuer::from_params(&root, &root_key);
+        let pem = middle.signed_by(&middle_key, &issuer).unwrap().pem();
+        pki.write("middle.pem", &pem);
+        let mut leaf = named("host.example.org");
+        leaf.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        leaf.serial_number = Some(vec![0x0a, 0x1b].into());
+        let zone = "x509pop://example.org/zone/a".try_into().unwrap();
+        let address = SanType::IpAddress("127.0.0.1".parse().unwrap());
+        leaf.subject_alt_names = vec![SanType::URI(zone), address];
+        let issuer = Issuer::from_params(&middle, &middle_key);
+        pki.write("leaf.pem", &leaf.signed_by(key, &issuer).unwrap().pem());
+        pki.write("key.pem", &key.serialize_pem());
+        pki
+    }
+
+    fn write(&self, name: &str, text: &str) {
+        std::fs::write(self.folder.path().join(name), text).unwrap();
+    }
+
+    fn fingerprint(&self, name: &str) -> String {
+        let text = std::fs::read_to_string(self.folder.path().join(name)).unwrap();
+        let parsed = identity::x509::parse_pem_certificates(&text).unwrap();
+        parsed[0].fingerprint_sha1()
+    }
+
+    fn verifier(&self, more: &str) -> String {
+        let folder = self.folder.path().display();
+        format!(
+            r#"NodeAttestor "x509pop" {{ plugin_data {{ ca_bundle_path = "{folder}/root.pem" verify_client_ip = true {more} }} }}"#
+        )
+    }
+
+    fn prover(&self) -> String {
+        let folder = self.folder.path().display();
+        format!(
+            r#"NodeAttestor "x509pop" {{ plugin_data {{
+                private_key_path = "{folder}/key.pem"
+                certificate_path = "{folder}/leaf.pem"
+                intermediates_path = "{folder}/middle.pem"
+            }} }}"#
+        )
+    }
+}
+
+/// The agent attests by a certificate and an ECDSA key, is known by what the certificate says, renews,
+/// comes back without its state, and attests again after an operator has evicted it.
+pub fn a_node_attests_by_its_certificate(pairing: Pairing) {
+    let pki = Pki::new(&KeyPair::generate().unwrap());
+    let domain = Plan::new(pairing.server)
+        .key(r#"agent_ttl = "20s""#)
+        .plugin(&pki.verifier(""))
+        .start();
+    let leaf = pki.fingerprint("leaf.pem");
+    let id = format!("spiffe://example.org/spire/agent/x509pop/{leaf}");
+    let agent = domain.agent_by(pairing.agent, &id, &pki.prover());
+    let (root, middle) = (pki.fingerprint("root.pem"), pki.fingerprint("middle.pem"));
+    let mut expected = vec![
+        format!("x509pop:ca:fingerprint:{root}"),
+        format!("x509pop:ca:fingerprint:{middle}"),
+        "x509pop:san:zone:a".to_owned(),
+        "x509pop:serialnumber:0a1b".to_owned(),
+        "x509pop:subject:cn:host.example.org".to_owned(),
+    ];
+    expected.sort();
+    assert_eq!(selectors(&domain, &id), expected);
+    it_lives_and_attests_again(&domain, agent);
+}
+
+/// The same with an RSA key, and called after its certificate's subject.
+pub fn a_node_attests_by_an_rsa_key(pairing: Pairing) {
+    let pki = Pki::new(&KeyPair::generate_for(&rcgen::PKCS_RSA_SHA256).unwrap());
+    let named = r#"agent_path_template = "/x509pop/cn/{{ .Subject.CommonName }}""#;
+    let domain = Plan::new(pairing.server)
+        .plugin(&pki.verifier(named))
+        .start();
+    let id = "spiffe://example.org/spire/agent/x509pop/cn/host.example.org";
+    let agent = domain.agent_by(pairing.agent, id, &pki.prover());
+    domain.entry(&agent, "/web", "unix:uid:0", &[]);
+    wait_for_svid(&agent, "/web");
+}
+
+/// Entries of the agent are served, also after a renewal, a restart from nothing, and an eviction.
+fn it_lives_and_attests_again(domain: &Domain, mut agent: Agent) {
+    domain.entry(&agent, "/web", "unix:uid:0", &[]);
+    wait_for_svid(&agent, "/web");
+    let first = serial(domain, &agent);
+    eventually("the server has seen a new serial", || {
+        serial(domain, &agent) != first
+    });
+    agent.process.kill();
+    std::fs::remove_dir_all(agent.data_dir()).unwrap();
+    std::fs::create_dir_all(agent.data_dir()).unwrap();
+    agent.restart();
+    wait_for_svid(&agent, "/web");
+    let evict = ["agent", "evict", "-spiffeID", &agent.id];
+    domain.cli(&evict).success();
+    eventually("the evicted agent is back", || {
+        domain.cli(&["agent", "show", "-spiffeID", &agent.id]).code == 0
+    });
+    wait_for_svid(&agent, "/web");
+}
+
+/// What the server knows an agent by, sorted.
+fn selectors(domain: &Domain, id: &str) -> Vec<String> {
+    let shown = domain.cli(&["agent", "show", "-spiffeID", id]).success();
+    let lines = shown
+        .lines()
+        .filter_map(|line| line.strip_prefix("Selectors"));
+    let mut selectors: Vec<_> = lines
+        .map(|line| line.trim_start_matches([' ', ':']).to_owned())
+        .collect();
+    selectors.sort();
+    selectors
+}
