@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use attestors::node::join_token::{self, Token, TokenError};
 use attestors::node::k8s_psat::{self, Prover, ProverError};
-use attestors::node::x509pop;
+use attestors::node::{sshpop, x509pop};
 use identity::spiffe_id::SpiffeId;
 use runtime::files::{self, FileError};
 use zeroize::Zeroizing;
@@ -24,6 +24,8 @@ pub enum Proof {
     K8sPsat(Prover),
     /// A certificate and its key.
     X509pop(x509pop::Prover),
+    /// A host certificate of SSH and its key.
+    Sshpop(sshpop::Prover),
 }
 
 /// What is shown to a server in one try.
@@ -38,6 +40,7 @@ pub struct Shown {
 #[derive(Clone, Debug)]
 pub enum Answerer {
     X509pop(Arc<x509pop::Holder>),
+    Sshpop(Arc<sshpop::Holder>),
 }
 
 impl Answerer {
@@ -45,6 +48,7 @@ impl Answerer {
     pub fn answer(&self, challenge: &[u8]) -> Result<Vec<u8>, ProofError> {
         match self {
             Self::X509pop(holder) => Ok(holder.answer(challenge)?),
+            Self::Sshpop(holder) => Ok(holder.answer(challenge)?),
         }
     }
 }
@@ -66,6 +70,8 @@ pub enum ProofError {
     Psat(#[from] ProverError),
     #[error(transparent)]
     X509pop(#[from] x509pop::ProverError),
+    #[error(transparent)]
+    Sshpop(#[from] sshpop::ProverError),
 }
 
 impl ProofError {
@@ -78,6 +84,7 @@ impl ProofError {
             Self::Token(error) => error.reason(),
             Self::Psat(error) => error.reason(),
             Self::X509pop(error) => error.reason(),
+            Self::Sshpop(error) => error.reason(),
         }
     }
 }
@@ -88,6 +95,7 @@ impl Proof {
         match (attestor, token) {
             (NodeAttestor::K8sPsat(prover), None) => Self::K8sPsat(prover.clone()),
             (NodeAttestor::X509pop(prover), None) => Self::X509pop(prover.clone()),
+            (NodeAttestor::Sshpop(prover), None) => Self::Sshpop(prover.clone()),
             (_, token) => Self::JoinToken(token),
         }
     }
@@ -98,6 +106,7 @@ impl Proof {
             Self::JoinToken(_) => join_token::NAME,
             Self::K8sPsat(_) => k8s_psat::NAME,
             Self::X509pop(_) => x509pop::NAME,
+            Self::Sshpop(_) => sshpop::NAME,
         }
     }
 
@@ -120,6 +129,13 @@ impl Proof {
                     answerer: Some(Answerer::X509pop(Arc::new(holder))),
                 })
             }
+            Self::Sshpop(prover) => {
+                let holder = prover.load()?;
+                Ok(Shown {
+                    payload: Zeroizing::new(holder.payload().to_vec()),
+                    answerer: Some(Answerer::Sshpop(Arc::new(holder))),
+                })
+            }
         }
     }
 
@@ -133,7 +149,7 @@ impl Proof {
     pub fn may_change(&self) -> bool {
         match self {
             Self::JoinToken(source) => matches!(source, Some(TokenSource::File(_))),
-            Self::K8sPsat(_) | Self::X509pop(_) => true,
+            Self::K8sPsat(_) | Self::X509pop(_) | Self::Sshpop(_) => true,
         }
     }
 

@@ -5,6 +5,7 @@ pub mod join_token;
 pub mod k8s_psat;
 mod nonce;
 pub mod path_template;
+pub mod sshpop;
 pub mod x509pop;
 
 use std::error::Error;

@@ -5,6 +5,7 @@
 
 mod k8s_psat;
 mod plugins;
+mod provisioned;
 mod publish;
 mod raw;
 mod read;
@@ -17,6 +18,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use attestors::node::k8s_psat::Cluster;
+use attestors::node::sshpop;
 use attestors::node::x509pop::Options;
 use identity::spiffe_id::SpiffeId;
 use identity::trust_domain::TrustDomain;
@@ -66,6 +68,8 @@ pub struct Config {
     pub k8s_clusters: Option<BTreeMap<String, Cluster>>,
     /// How nodes may attest by `x509pop`.
     pub x509pop: Option<Options>,
+    /// How hosts may attest by `sshpop`.
+    pub sshpop: Option<sshpop::Options>,
     pub prune_agents: Option<PruneConfig>,
     /// An agent that follows the server is never left without a word for longer.
     pub feed_keepalive: Duration,
@@ -152,6 +156,7 @@ impl Config {
             agent_id_as_selector: false,
             k8s_clusters: None,
             x509pop: None,
+            sshpop: None,
             prune_agents: None,
             feed_keepalive: DEFAULT_FEED_KEEPALIVE,
             log: LogConfig::default(),

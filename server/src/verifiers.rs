@@ -1,6 +1,6 @@
 //! The server's halves of the node attestors that are configured.
 
-use attestors::node::{k8s_psat, x509pop};
+use attestors::node::{k8s_psat, sshpop, x509pop};
 use identity::spiffe_id::SpiffeIdError;
 
 use crate::config::Config;
@@ -10,6 +10,7 @@ use crate::config::Config;
 pub(crate) struct Verifiers {
     pub(crate) k8s_psat: Option<k8s_psat::Verifier>,
     pub(crate) x509pop: Option<x509pop::Verifier>,
+    pub(crate) sshpop: Option<sshpop::Verifier>,
 }
 
 impl Verifiers {
@@ -19,8 +20,10 @@ impl Verifiers {
         let clusters = config.k8s_clusters.as_ref();
         let k8s_psat = clusters.map(|clusters| k8s_psat::Verifier::new(own(), clusters.clone()));
         let x509pop = config.x509pop.as_ref();
+        let sshpop = config.sshpop.as_ref();
         Ok(Self {
             k8s_psat: k8s_psat.transpose()?,
+            sshpop: sshpop.map(|options| sshpop::Verifier::new(own(), options.clone())),
             x509pop: x509pop.map(|options| x509pop::Verifier::new(own(), options.clone())),
         })
     }

@@ -13,7 +13,7 @@ use agent::api::replay as replay_report;
 use agent::sealed::Item;
 use attestors::node::join_token::Token;
 use attestors::node::k8s_psat::{Node, Payload, Pod, Review, kubeconfig};
-use attestors::node::x509pop;
+use attestors::node::{sshpop, x509pop};
 use attestors::workload::cgroup::pattern::Patterns;
 use attestors::workload::cgroup::{ContainerId, Place, PodUid, Viewpoint};
 use attestors::workload::docker::description::{Description, image_digest};
@@ -134,7 +134,19 @@ pub fn attestation_payload(data: &[u8]) {
     if let Ok(text) = std::str::from_utf8(data) {
         let trust = x509pop::Trust::Roots(Vec::new());
         let _ = x509pop::template(Some(text), &trust);
+        let _ = (
+            sshpop::template(Some(text)),
+            sshpop::Authorities::parse(text),
+        );
     }
+    let _ = (
+        sshpop::Payload::parse(data),
+        sshpop::Challenge::parse(data),
+        sshpop::Response::parse(data),
+    );
+    let now = SystemTime::UNIX_EPOCH;
+    let nobody = sshpop::Authorities::default();
+    assert!(sshpop::HostCertificate::verify(data, &nobody, now).is_err());
 }
 
 fn join_token(data: &[u8]) {

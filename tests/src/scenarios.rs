@@ -21,7 +21,10 @@ pub use self::kept::{
     the_agent_serves_the_same_without_its_server, three_identities, wait_for_serials,
 };
 pub use self::pods::a_pod_attests_by_its_service_account_token;
-pub use self::pop::{a_node_attests_by_an_rsa_key, a_node_attests_by_its_certificate};
+pub use self::pop::{
+    a_host_attests_by_an_rsa_key, a_host_attests_by_its_ssh_key, a_node_attests_by_an_rsa_key,
+    a_node_attests_by_its_certificate,
+};
 
 /// A server and an agent of the given makes.
 #[derive(Clone, Copy, Debug)]

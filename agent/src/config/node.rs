@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use attestors::node::x509pop;
+use attestors::node::{sshpop, x509pop};
 use runtime::config::{Body, Plugin, Problems, given};
 use serde::Deserialize;
 
@@ -36,4 +36,21 @@ pub(super) fn x509pop(plugin: &Plugin, problems: &mut Problems) -> Option<x509po
         certificate_path: certificate_path?,
         intermediates_path: given(said.intermediates_path),
     })
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Sshpop {
+    host_key_path: Option<PathBuf>,
+    host_cert_path: Option<PathBuf>,
+}
+
+pub(super) fn sshpop(plugin: &Plugin, problems: &mut Problems) -> sshpop::Prover {
+    let said: Sshpop = plugin.settings(problems);
+    let key = given(said.host_key_path);
+    let certificate = given(said.host_cert_path);
+    sshpop::Prover {
+        host_key_path: key.unwrap_or_else(|| sshpop::DEFAULT_KEY_PATH.into()),
+        host_cert_path: certificate.unwrap_or_else(|| sshpop::DEFAULT_CERT_PATH.into()),
+    }
 }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use attestors::node::join_token;
 use attestors::node::k8s_psat::{self, Prover};
-use attestors::node::x509pop;
+use attestors::node::{sshpop, x509pop};
 use attestors::workload::{docker, k8s, systemd, unix};
 use runtime::config::{self, Body, Nothing, Plugin, Problems, Unbuilt, given};
 use serde::Deserialize;
@@ -30,6 +30,8 @@ pub enum NodeAttestor {
     K8sPsat(Prover),
     /// By a certificate and its key.
     X509pop(x509pop::Prover),
+    /// By a host certificate of SSH and its key.
+    Sshpop(sshpop::Prover),
 }
 
 /// How the agent finds out who is calling.
@@ -54,7 +56,6 @@ const UNBUILT: Unbuilt<'_> = &[
             "gcp_iit",
             "azure_msi",
             "azure_imds",
-            "sshpop",
             "tpm_devid",
             "http_challenge",
         ],
@@ -111,6 +112,10 @@ pub(super) fn read(
                 let prover = super::node::x509pop(plugin, problems);
                 plugins.node_attestor = prover.map(NodeAttestor::X509pop);
             }
+            ("NodeAttestor", sshpop::NAME) => {
+                let prover = super::node::sshpop(plugin, problems);
+                plugins.node_attestor = Some(NodeAttestor::Sshpop(prover));
+            }
             ("WorkloadAttestor", unix::NAME) => {
                 let attestor = WorkloadAttestorConfig::Unix(unix(plugin, problems));
                 plugins.workload_attestors.push(attestor);
@@ -136,7 +141,7 @@ pub(super) fn read(
     declared.exactly_one("KeyManager", "`disk` or `memory`", problems);
     declared.exactly_one(
         "NodeAttestor",
-        "`join_token`, `k8s_psat` or `x509pop`",
+        "`join_token`, `k8s_psat`, `x509pop` or `sshpop`",
         problems,
     );
     declared.at_least_one(

@@ -180,6 +180,30 @@ fn a_provisioned_node_proves_itself_by_files_that_must_be_named() {
     }
 }
 
+#[test]
+fn a_host_proves_itself_by_its_ssh_key_where_spire_looks_for_it_unless_told() {
+    let with = |data: &str| {
+        let block = format!(r#"NodeAttestor "sshpop" {{ plugin_data {{ {data} }} }}"#);
+        let join_token = r#"NodeAttestor "join_token" { plugin_data {} }"#;
+        AGENT.to_owned() + &PLUGINS.replace(join_token, &block)
+    };
+    for (data, key, certificate) in [
+        (
+            "",
+            "/etc/ssh/ssh_host_rsa_key",
+            "/etc/ssh/ssh_host_rsa_key-cert.pub",
+        ),
+        (r#"host_key_path = "/k" host_cert_path = "/c""#, "/k", "/c"),
+    ] {
+        let NodeAttestor::Sshpop(prover) = load(&with(data)).unwrap().0.node_attestor else {
+            panic!("another attestor");
+        };
+        assert_eq!(prover.host_key_path, Path::new(key));
+        assert_eq!(prover.host_cert_path, Path::new(certificate));
+    }
+    assert!(refusal(&with("host_key = 1")).contains("unknown key"));
+}
+
 fn with_attestor(block: &str) -> String {
     AGENT.to_owned() + &PLUGINS.replace("plugins {", &format!("plugins {{ {block}\n"))
 }

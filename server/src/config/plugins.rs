@@ -5,11 +5,12 @@ use std::path::PathBuf;
 
 use attestors::node::join_token;
 use attestors::node::k8s_psat::{self as psat, Cluster};
+use attestors::node::sshpop;
 use attestors::node::x509pop::{self as pop, Options};
 use runtime::config::{self, Body, Nothing, Plugin, Problems, Unbuilt, given};
 use serde::Deserialize;
 
-use super::{KeysConfig, StoreConfig, k8s_psat, publish, x509pop};
+use super::{KeysConfig, StoreConfig, k8s_psat, provisioned, publish, x509pop};
 use crate::authority::DiskConfig;
 use crate::publish::TargetConfig;
 
@@ -22,6 +23,7 @@ pub(super) struct Plugins {
     pub(super) publish: Vec<TargetConfig>,
     pub(super) k8s_clusters: Option<BTreeMap<String, Cluster>>,
     pub(super) x509pop: Option<Options>,
+    pub(super) sshpop: Option<sshpop::Options>,
 }
 
 /// SPIRE's plugins that are not built.
@@ -37,7 +39,6 @@ const UNBUILT: Unbuilt<'_> = &[
             "gcp_iit",
             "azure_msi",
             "azure_imds",
-            "sshpop",
             "tpm_devid",
             "http_challenge",
         ],
@@ -131,6 +132,9 @@ pub(super) fn read(section: Option<&Body>, problems: &mut Problems) -> Plugins {
                 plugins.k8s_clusters = Some(clusters);
             }
             ("NodeAttestor", pop::NAME) => plugins.x509pop = x509pop::read(plugin, problems),
+            ("NodeAttestor", sshpop::NAME) => {
+                plugins.sshpop = provisioned::sshpop(plugin, problems);
+            }
             _ => plugin.refuse(UNBUILT, problems),
         }
     }

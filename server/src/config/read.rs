@@ -123,6 +123,7 @@ fn assemble(server: &raw::Server, rest: Rest, problems: &mut Problems) -> Option
         agent_id_as_selector: server.experimental.agent_spiffe_id_as_selector == Some(true),
         k8s_clusters: rest.plugins.k8s_clusters,
         x509pop: rest.plugins.x509pop,
+        sshpop: rest.plugins.sshpop,
         prune_agents,
         feed_keepalive: DEFAULT_FEED_KEEPALIVE,
         log: rest.log,

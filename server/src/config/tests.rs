@@ -382,3 +382,44 @@ fn reads_whose_certificates_prove_nodes_as_spire_does() {
         assert!(text.contains(words), "{data}: {text}");
     }
 }
+
+#[test]
+fn reads_who_certifies_hosts_as_spire_does() {
+    const KEY: &str =
+        "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIEAWPAsKJ/qMYUIBeH7BLMRCE/bkUvMHX+7OZhANk45S";
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("ca.pub");
+    std::fs::write(&path, format!("{KEY} someone\n")).unwrap();
+    let list = format!("cert_authorities = [{KEY:?}]");
+    let file = format!("cert_authorities_path = {path:?}");
+    for data in [list.clone(), file.clone(), format!("{list} {file}")] {
+        let (config, _) = load(&with_pop("sshpop", &data)).unwrap();
+        let options = config.sshpop.unwrap();
+        assert!(!options.authorities.is_empty() && options.canonical_domain.is_none());
+    }
+    let data = format!(
+        r#"{list} canonical_domain = "example.org" agent_path_template = "/static/{{{{ index .ValidPrincipals 0 }}}}""#
+    );
+    let (config, _) = load(&with_pop("sshpop", &data)).unwrap();
+    let options = config.sshpop.unwrap();
+    assert_eq!(options.canonical_domain.as_deref(), Some("example.org"));
+    for (data, words) in [
+        ("", "missing required config value"),
+        (
+            r#"cert_authorities = ["ssh-ed25519 AAAA"]"#,
+            "line 1 is not a public key",
+        ),
+        (
+            r#"cert_authorities_path = "/nowhere""#,
+            "no file `/nowhere`",
+        ),
+        (&format!("{list} certauthorities = 1"), "unknown key"),
+        (
+            &format!(r#"{list} agent_path_template = "static/x""#),
+            "must begin with `/`",
+        ),
+    ] {
+        let text = refused(&with_pop("sshpop", data));
+        assert!(text.contains(words), "{data}: {text}");
+    }
+}

@@ -193,7 +193,7 @@ async fn who_does_not_answer_gets_nothing() {
     let (requests, _) = mpsc::channel(1);
     drop(std::mem::replace(&mut silent.requests, requests));
     assert_eq!(silent.result().await.unwrap_err().code(), Code::Internal);
-    let status = Talk::begin(&world.server, "sshpop", "{}").await;
+    let status = Talk::begin(&world.server, "http_challenge", "{}").await;
     let status = status.err().unwrap();
     assert_eq!(status.code(), Code::FailedPrecondition, "{status:?}");
 }

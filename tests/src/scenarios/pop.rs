@@ -1,5 +1,8 @@
 //! An agent on a node that an operator provisioned: it proves that it has a key.
 
+use attestors::node::sshpop::fake::{Draft, FakeAuthority};
+use base64::Engine;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, Issuer, KeyPair,
     KeyUsagePurpose, SanType,
@@ -114,6 +117,75 @@ pub fn a_node_attests_by_an_rsa_key(pairing: Pairing) {
     let agent = domain.agent_by(pairing.agent, id, &pki.prover());
     domain.entry(&agent, "/web", "unix:uid:0", &[]);
     wait_for_svid(&agent, "/web");
+}
+
+/// The agent attests by an SSH host key, and lives as one with a certificate does.
+pub fn a_host_attests_by_its_ssh_key(pairing: Pairing) {
+    let host = Host::new(&KeyPair::generate_for(&rcgen::PKCS_ED25519).unwrap());
+    let domain = Plan::new(pairing.server)
+        .key(r#"agent_ttl = "20s""#)
+        .plugin(&host.verifier(
+            r#"canonical_domain = "example.org" agent_path_template = "/sshpop/{{ .Hostname }}""#,
+        ))
+        .start();
+    let id = "spiffe://example.org/spire/agent/sshpop/host";
+    let agent = domain.agent_by(pairing.agent, id, &host.prover());
+    it_lives_and_attests_again(&domain, agent);
+}
+
+/// The same with an RSA key, by which SPIRE's agent signs with SHA-1, and called by its fingerprint.
+pub fn a_host_attests_by_an_rsa_key(pairing: Pairing) {
+    let host = Host::new(&KeyPair::generate_for(&rcgen::PKCS_RSA_SHA256).unwrap());
+    let domain = Plan::new(pairing.server).plugin(&host.verifier("")).start();
+    let id = format!(
+        "spiffe://example.org/spire/agent/sshpop/{}",
+        host.fingerprint
+    );
+    let agent = domain.agent_by(pairing.agent, &id, &host.prover());
+    domain.entry(&agent, "/web", "unix:uid:0", &[]);
+    wait_for_svid(&agent, "/web");
+}
+
+/// An authority for hosts, and the files of one host.
+struct Host {
+    folder: TempDir,
+    authority: String,
+    fingerprint: String,
+}
+
+impl Host {
+    fn new(key: &KeyPair) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let authority = FakeAuthority::new().unwrap();
+        let draft = Draft::host("host.example.org");
+        let line = authority.certify(&key.serialize_der(), &draft).unwrap();
+        std::fs::write(folder.path().join("cert.pub"), &line).unwrap();
+        std::fs::write(folder.path().join("key"), key.serialize_pem()).unwrap();
+        let der = STANDARD.decode(line.split(' ').nth(1).unwrap()).unwrap();
+        let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &der);
+        Self {
+            folder,
+            authority: authority.line(),
+            fingerprint: URL_SAFE_NO_PAD.encode(digest),
+        }
+    }
+
+    fn verifier(&self, more: &str) -> String {
+        let authority = &self.authority;
+        format!(
+            r#"NodeAttestor "sshpop" {{ plugin_data {{ cert_authorities = ["{authority}"] {more} }} }}"#
+        )
+    }
+
+    fn prover(&self) -> String {
+        let folder = self.folder.path().display();
+        format!(
+            r#"NodeAttestor "sshpop" {{ plugin_data {{
+                host_key_path = "{folder}/key"
+                host_cert_path = "{folder}/cert.pub"
+            }} }}"#
+        )
+    }
 }
 
 /// Entries of the agent are served, also after a renewal, a restart from nothing, and an eviction.

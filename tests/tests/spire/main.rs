@@ -29,6 +29,8 @@ pairings!(
     a_pod_attests_by_its_service_account_token,
     a_node_attests_by_its_certificate,
     a_node_attests_by_an_rsa_key,
+    a_host_attests_by_its_ssh_key,
+    a_host_attests_by_an_rsa_key,
 );
 
 /// What SPIRE's agent has not: our agent has it on SPIRE's server too.

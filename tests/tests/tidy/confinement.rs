@@ -71,6 +71,7 @@ const CONFINED: &[(&[&str], &[&str])] = &[
         &["k8s", "attestors/src/node/k8s_psat", "server/src/publish"],
     ),
     (&["x509_parser", "webpki"], &["identity"]),
+    (&["ssh_key", "num_bigint"], &["attestors/src/node/sshpop"]),
     (
         &["rcgen"],
         // The agent signs requests alone: for its workloads, and for itself.

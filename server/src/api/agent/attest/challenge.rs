@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use attestors::node::{Attested, Circumstances, x509pop};
+use attestors::node::{Attested, Circumstances, sshpop, x509pop};
 use bytes::Bytes;
 use identity::x509::Certificate;
 use proto::spire::server::agent::attest_agent_request::Step;
@@ -19,6 +19,7 @@ const ANSWER_TIME: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 pub(super) enum Challenged {
     X509pop(x509pop::Challenged),
+    Sshpop(sshpop::Challenged),
 }
 
 impl Challenged {
@@ -31,16 +32,20 @@ impl Challenged {
         payload: &[u8],
     ) -> Option<Result<Self, Status>> {
         let verifiers = &services.verifiers;
+        let authorities = own_authorities(services);
+        let at = Circumstances {
+            now: services.clock.now(),
+            from: caller.addr(),
+            authorities: &authorities,
+        };
         match kind {
             x509pop::NAME => verifiers.x509pop.as_ref().map(|verifier| {
-                let authorities = own_authorities(services);
-                let at = Circumstances {
-                    now: services.clock.now(),
-                    from: caller.addr(),
-                    authorities: &authorities,
-                };
                 let begun = verifier.begin(payload, at).map(Self::X509pop);
                 begun.map_err(|error| status::not_attested(caller, x509pop::NAME, &error))
+            }),
+            sshpop::NAME => verifiers.sshpop.as_ref().map(|verifier| {
+                let begun = verifier.begin(payload, at).map(Self::Sshpop);
+                begun.map_err(|error| status::not_attested(caller, sshpop::NAME, &error))
             }),
             _ => None,
         }
@@ -49,6 +54,7 @@ impl Challenged {
     pub(super) fn attestor(&self) -> &'static str {
         match self {
             Self::X509pop(_) => x509pop::NAME,
+            Self::Sshpop(_) => sshpop::NAME,
         }
     }
 
@@ -56,6 +62,7 @@ impl Challenged {
     pub(super) fn message(&self) -> AttestAgentResponse {
         let challenge = match self {
             Self::X509pop(challenged) => challenged.challenge(),
+            Self::Sshpop(challenged) => challenged.challenge(),
         };
         let step = attest_agent_response::Step::Challenge(challenge.into());
         AttestAgentResponse { step: Some(step) }
@@ -66,6 +73,9 @@ impl Challenged {
         let attestor = self.attestor();
         match self {
             Self::X509pop(challenged) => challenged
+                .conclude(answer)
+                .map_err(|error| status::not_attested(caller, attestor, &error)),
+            Self::Sshpop(challenged) => challenged
                 .conclude(answer)
                 .map_err(|error| status::not_attested(caller, attestor, &error)),
         }
