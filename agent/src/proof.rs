@@ -1,11 +1,12 @@
 //! What the agent proves itself by, read anew for each try.
 
+use std::future::Future;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use attestors::node::join_token::{self, Token, TokenError};
 use attestors::node::k8s_psat::{self, Prover, ProverError};
-use attestors::node::{sshpop, x509pop};
+use attestors::node::{http_challenge, sshpop, x509pop};
 use identity::spiffe_id::SpiffeId;
 use runtime::files::{self, FileError};
 use zeroize::Zeroizing;
@@ -26,6 +27,8 @@ pub enum Proof {
     X509pop(x509pop::Prover),
     /// A host certificate of SSH and its key.
     Sshpop(sshpop::Prover),
+    /// A name that leads to this host.
+    HttpChallenge(http_challenge::Prover),
 }
 
 /// What is shown to a server in one try.
@@ -41,6 +44,7 @@ pub struct Shown {
 pub enum Answerer {
     X509pop(Arc<x509pop::Holder>),
     Sshpop(Arc<sshpop::Holder>),
+    HttpChallenge(Arc<http_challenge::Listening>),
 }
 
 impl Answerer {
@@ -49,6 +53,15 @@ impl Answerer {
         match self {
             Self::X509pop(holder) => Ok(holder.answer(challenge)?),
             Self::Sshpop(holder) => Ok(holder.answer(challenge)?),
+            Self::HttpChallenge(listening) => Ok(listening.answer(challenge)?),
+        }
+    }
+
+    /// Does what the proof needs while the server looks at it, for as long as `attestation` takes.
+    pub async fn attend<T>(&self, attestation: impl Future<Output = T>) -> T {
+        match self {
+            Self::X509pop(_) | Self::Sshpop(_) => attestation.await,
+            Self::HttpChallenge(listening) => listening.serve_during(attestation).await,
         }
     }
 }
@@ -72,6 +85,8 @@ pub enum ProofError {
     X509pop(#[from] x509pop::ProverError),
     #[error(transparent)]
     Sshpop(#[from] sshpop::ProverError),
+    #[error(transparent)]
+    HttpChallenge(#[from] http_challenge::ProverError),
 }
 
 impl ProofError {
@@ -85,6 +100,7 @@ impl ProofError {
             Self::Psat(error) => error.reason(),
             Self::X509pop(error) => error.reason(),
             Self::Sshpop(error) => error.reason(),
+            Self::HttpChallenge(error) => error.reason(),
         }
     }
 }
@@ -96,6 +112,7 @@ impl Proof {
             (NodeAttestor::K8sPsat(prover), None) => Self::K8sPsat(prover.clone()),
             (NodeAttestor::X509pop(prover), None) => Self::X509pop(prover.clone()),
             (NodeAttestor::Sshpop(prover), None) => Self::Sshpop(prover.clone()),
+            (NodeAttestor::HttpChallenge(prover), None) => Self::HttpChallenge(prover.clone()),
             (_, token) => Self::JoinToken(token),
         }
     }
@@ -107,6 +124,7 @@ impl Proof {
             Self::K8sPsat(_) => k8s_psat::NAME,
             Self::X509pop(_) => x509pop::NAME,
             Self::Sshpop(_) => sshpop::NAME,
+            Self::HttpChallenge(_) => http_challenge::NAME,
         }
     }
 
@@ -136,6 +154,13 @@ impl Proof {
                     answerer: Some(Answerer::Sshpop(Arc::new(holder))),
                 })
             }
+            Self::HttpChallenge(prover) => {
+                let listening = prover.open()?;
+                Ok(Shown {
+                    payload: Zeroizing::new(listening.payload().to_vec()),
+                    answerer: Some(Answerer::HttpChallenge(Arc::new(listening))),
+                })
+            }
         }
     }
 
@@ -149,7 +174,7 @@ impl Proof {
     pub fn may_change(&self) -> bool {
         match self {
             Self::JoinToken(source) => matches!(source, Some(TokenSource::File(_))),
-            Self::K8sPsat(_) | Self::X509pop(_) | Self::Sshpop(_) => true,
+            Self::K8sPsat(_) | Self::X509pop(_) | Self::Sshpop(_) | Self::HttpChallenge(_) => true,
         }
     }
 

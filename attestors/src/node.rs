@@ -1,6 +1,7 @@
 //! How a node proves to a server which node it is.
 
 mod ecdsa;
+pub mod http_challenge;
 pub mod join_token;
 pub mod k8s_psat;
 mod nonce;
@@ -99,6 +100,11 @@ impl Attested {
             credential,
             lasting: Lasting::Repeatable,
         })
+    }
+
+    /// The same where the proof counts only so often.
+    fn lasting_for(self, lasting: Lasting) -> Self {
+        Self { lasting, ..self }
     }
 
     /// The same where an operator has said how agents are called, which may be outside of what the

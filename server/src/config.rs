@@ -18,8 +18,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use attestors::node::k8s_psat::Cluster;
-use attestors::node::sshpop;
 use attestors::node::x509pop::Options;
+use attestors::node::{http_challenge, sshpop};
 use identity::spiffe_id::SpiffeId;
 use identity::trust_domain::TrustDomain;
 use runtime::config::{Document, HealthConfig, HostPort, LoadError, LogSettings, Warning};
@@ -70,6 +70,8 @@ pub struct Config {
     pub x509pop: Option<Options>,
     /// How hosts may attest by `sshpop`.
     pub sshpop: Option<sshpop::Options>,
+    /// How hosts may attest by `http_challenge`.
+    pub http_challenge: Option<http_challenge::Options>,
     pub prune_agents: Option<PruneConfig>,
     /// An agent that follows the server is never left without a word for longer.
     pub feed_keepalive: Duration,
@@ -157,6 +159,7 @@ impl Config {
             k8s_clusters: None,
             x509pop: None,
             sshpop: None,
+            http_challenge: None,
             prune_agents: None,
             feed_keepalive: DEFAULT_FEED_KEEPALIVE,
             log: LogConfig::default(),

@@ -1,6 +1,6 @@
 //! The server's halves of the node attestors that are configured.
 
-use attestors::node::{k8s_psat, sshpop, x509pop};
+use attestors::node::{http_challenge, k8s_psat, sshpop, x509pop};
 use identity::spiffe_id::SpiffeIdError;
 
 use crate::config::Config;
@@ -11,6 +11,7 @@ pub(crate) struct Verifiers {
     pub(crate) k8s_psat: Option<k8s_psat::Verifier>,
     pub(crate) x509pop: Option<x509pop::Verifier>,
     pub(crate) sshpop: Option<sshpop::Verifier>,
+    pub(crate) http_challenge: Option<http_challenge::Verifier>,
 }
 
 impl Verifiers {
@@ -21,8 +22,11 @@ impl Verifiers {
         let k8s_psat = clusters.map(|clusters| k8s_psat::Verifier::new(own(), clusters.clone()));
         let x509pop = config.x509pop.as_ref();
         let sshpop = config.sshpop.as_ref();
+        let http_challenge = config.http_challenge.as_ref();
         Ok(Self {
             k8s_psat: k8s_psat.transpose()?,
+            http_challenge: http_challenge
+                .map(|options| http_challenge::Verifier::new(own(), options.clone())),
             sshpop: sshpop.map(|options| sshpop::Verifier::new(own(), options.clone())),
             x509pop: x509pop.map(|options| x509pop::Verifier::new(own(), options.clone())),
         })

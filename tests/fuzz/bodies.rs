@@ -13,7 +13,7 @@ use agent::api::replay as replay_report;
 use agent::sealed::Item;
 use attestors::node::join_token::Token;
 use attestors::node::k8s_psat::{Node, Payload, Pod, Review, kubeconfig};
-use attestors::node::{sshpop, x509pop};
+use attestors::node::{http_challenge, sshpop, x509pop};
 use attestors::workload::cgroup::pattern::Patterns;
 use attestors::workload::cgroup::{ContainerId, Place, PodUid, Viewpoint};
 use attestors::workload::docker::description::{Description, image_digest};
@@ -139,6 +139,13 @@ pub fn attestation_payload(data: &[u8]) {
             sshpop::Authorities::parse(text),
         );
     }
+    if let Ok(payload) = http_challenge::Payload::parse(data) {
+        assert_eq!(
+            http_challenge::Payload::parse(&payload.encode()),
+            Ok(payload)
+        );
+    }
+    let _ = http_challenge::Challenge::parse(data);
     let _ = (
         sshpop::Payload::parse(data),
         sshpop::Challenge::parse(data),

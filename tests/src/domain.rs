@@ -24,6 +24,8 @@ pub struct Plan {
     pub discover_workload_path: bool,
     /// Further plugins of the server.
     pub server_plugins: String,
+    /// Lines for our own block `signet` of the server's file.
+    pub ours: String,
     /// The port on which the server shows its metrics, if it does.
     pub metrics_port: Option<u16>,
 }
@@ -36,6 +38,7 @@ impl Plan {
             server_keys: String::new(),
             discover_workload_path: true,
             server_plugins: String::new(),
+            ours: String::new(),
             metrics_port: None,
         }
     }
@@ -68,6 +71,13 @@ impl Plan {
     pub fn plugin(mut self, block: &str) -> Self {
         self.server_plugins.push_str(block);
         self.server_plugins.push('\n');
+        self
+    }
+
+    /// Adds a line to our own block of the server's file.
+    pub fn ours(mut self, line: &str) -> Self {
+        self.ours.push_str(line);
+        self.ours.push('\n');
         self
     }
 
@@ -446,14 +456,20 @@ fn write_server_config(plan: &Plan, folder: &Path, port: u16) {
         trust_domain,
         server_keys,
         server_plugins,
+        ours,
         metrics_port,
         ..
     } = plan;
     let telemetry = metrics_port.map_or_else(String::new, |port| {
         format!(r#"telemetry {{ Prometheus {{ host = "127.0.0.1" port = {port} }} }}"#)
     });
+    let ours = match ours.as_str() {
+        "" => String::new(),
+        lines => format!("signet {{ {lines} }}"),
+    };
     let text = format!(
         r#"{telemetry}
+{ours}
 server {{
     bind_address = "127.0.0.1"
     bind_port = "{port}"

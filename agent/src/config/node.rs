@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use attestors::node::http_challenge::{self, AgentName, HostName};
 use attestors::node::{sshpop, x509pop};
 use runtime::config::{Body, Plugin, Problems, given};
 use serde::Deserialize;
@@ -53,4 +54,38 @@ pub(super) fn sshpop(plugin: &Plugin, problems: &mut Problems) -> sshpop::Prover
         host_key_path: key.unwrap_or_else(|| sshpop::DEFAULT_KEY_PATH.into()),
         host_cert_path: certificate.unwrap_or_else(|| sshpop::DEFAULT_CERT_PATH.into()),
     }
+}
+
+/// What SPIRE's agent is called on its host.
+const DEFAULT_AGENT_NAME: &str = "default";
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct HttpChallenge {
+    hostname: Option<String>,
+    agentname: Option<String>,
+    port: i64,
+    advertised_port: i64,
+}
+
+pub(super) fn http_challenge(
+    plugin: &Plugin,
+    problems: &mut Problems,
+) -> Option<http_challenge::Prover> {
+    let said: HttpChallenge = plugin.settings(problems);
+    let hostname = said.hostname.filter(|name| !name.is_empty());
+    let hostname = hostname.map(|name| HostName::parse(&name)).transpose();
+    let hostname = problems.take(&plugin.key("hostname"), hostname);
+    let name = said.agentname.filter(|name| !name.is_empty());
+    let agent = AgentName::parse(name.as_deref().unwrap_or(DEFAULT_AGENT_NAME));
+    let agent = problems.take(&plugin.key("agentname"), agent);
+    let mut port = |key, port: i64| problems.take(&plugin.key(key), u16::try_from(port));
+    let own = port("port", said.port);
+    let advertised = port("advertised_port", said.advertised_port);
+    Some(http_challenge::Prover {
+        hostname: hostname?,
+        agent: agent?,
+        port: own?,
+        advertised_port: advertised.filter(|port| *port > 0),
+    })
 }

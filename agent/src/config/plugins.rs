@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use attestors::node::join_token;
 use attestors::node::k8s_psat::{self, Prover};
-use attestors::node::{sshpop, x509pop};
+use attestors::node::{http_challenge, sshpop, x509pop};
 use attestors::workload::{docker, k8s, systemd, unix};
 use runtime::config::{self, Body, Nothing, Plugin, Problems, Unbuilt, given};
 use serde::Deserialize;
@@ -32,6 +32,8 @@ pub enum NodeAttestor {
     X509pop(x509pop::Prover),
     /// By a host certificate of SSH and its key.
     Sshpop(sshpop::Prover),
+    /// By a name that leads to its host.
+    HttpChallenge(http_challenge::Prover),
 }
 
 /// How the agent finds out who is calling.
@@ -51,14 +53,7 @@ pub enum WorkloadAttestorConfig {
 const UNBUILT: Unbuilt<'_> = &[
     (
         "NodeAttestor",
-        &[
-            "aws_iid",
-            "gcp_iit",
-            "azure_msi",
-            "azure_imds",
-            "tpm_devid",
-            "http_challenge",
-        ],
+        &["aws_iid", "gcp_iit", "azure_msi", "azure_imds", "tpm_devid"],
     ),
     ("WorkloadAttestor", &["slurm", "windows"]),
     ("SVIDStore", &["aws_secretsmanager", "gcp_secretmanager"]),
@@ -116,6 +111,10 @@ pub(super) fn read(
                 let prover = super::node::sshpop(plugin, problems);
                 plugins.node_attestor = Some(NodeAttestor::Sshpop(prover));
             }
+            ("NodeAttestor", http_challenge::NAME) => {
+                let prover = super::node::http_challenge(plugin, problems);
+                plugins.node_attestor = prover.map(NodeAttestor::HttpChallenge);
+            }
             ("WorkloadAttestor", unix::NAME) => {
                 let attestor = WorkloadAttestorConfig::Unix(unix(plugin, problems));
                 plugins.workload_attestors.push(attestor);
@@ -141,7 +140,7 @@ pub(super) fn read(
     declared.exactly_one("KeyManager", "`disk` or `memory`", problems);
     declared.exactly_one(
         "NodeAttestor",
-        "`join_token`, `k8s_psat`, `x509pop` or `sshpop`",
+        "`join_token`, `k8s_psat`, `x509pop`, `sshpop` or `http_challenge`",
         problems,
     );
     declared.at_least_one(

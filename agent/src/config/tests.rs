@@ -204,6 +204,38 @@ fn a_host_proves_itself_by_its_ssh_key_where_spire_looks_for_it_unless_told() {
     assert!(refusal(&with("host_key = 1")).contains("unknown key"));
 }
 
+#[test]
+fn a_host_is_reached_under_its_own_name_unless_told_otherwise() {
+    let with = |data: &str| {
+        let block = format!(r#"NodeAttestor "http_challenge" {{ plugin_data {{ {data} }} }}"#);
+        let join_token = r#"NodeAttestor "join_token" { plugin_data {} }"#;
+        AGENT.to_owned() + &PLUGINS.replace(join_token, &block)
+    };
+    let prover = |data: &str| match load(&with(data)).unwrap().0.node_attestor {
+        NodeAttestor::HttpChallenge(prover) => prover,
+        other => panic!("{other:?}"),
+    };
+    let plain = prover("");
+    assert_eq!(
+        (plain.hostname, plain.port, plain.advertised_port),
+        (None, 0, None)
+    );
+    assert_eq!(plain.agent.to_string(), "default");
+    let said = prover(r#"hostname = "h.x" agentname = "a" port = 80 advertised_port = 8080"#);
+    assert_eq!(said.hostname.unwrap().as_str(), "h.x");
+    assert_eq!((said.port, said.advertised_port), (80, Some(8080)));
+    for (data, words) in [
+        (r#"hostname = "a/b""#, "hostname"),
+        (r#"hostname = "Host""#, "lower case"),
+        (r#"agentname = "1""#, "agent name is not valid"),
+        ("port = 65536", "port"),
+        ("host = 1", "unknown key"),
+    ] {
+        let error = refusal(&with(data));
+        assert!(error.contains(words), "{data}: {error}");
+    }
+}
+
 fn with_attestor(block: &str) -> String {
     AGENT.to_owned() + &PLUGINS.replace("plugins {", &format!("plugins {{ {block}\n"))
 }

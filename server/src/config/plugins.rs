@@ -5,11 +5,12 @@ use std::path::PathBuf;
 
 use attestors::node::join_token;
 use attestors::node::k8s_psat::{self as psat, Cluster};
-use attestors::node::sshpop;
 use attestors::node::x509pop::{self as pop, Options};
+use attestors::node::{http_challenge, sshpop};
 use runtime::config::{self, Body, Nothing, Plugin, Problems, Unbuilt, given};
 use serde::Deserialize;
 
+use super::raw::Signet;
 use super::{KeysConfig, StoreConfig, k8s_psat, provisioned, publish, x509pop};
 use crate::authority::DiskConfig;
 use crate::publish::TargetConfig;
@@ -24,6 +25,7 @@ pub(super) struct Plugins {
     pub(super) k8s_clusters: Option<BTreeMap<String, Cluster>>,
     pub(super) x509pop: Option<Options>,
     pub(super) sshpop: Option<sshpop::Options>,
+    pub(super) http_challenge: Option<http_challenge::Options>,
 }
 
 /// SPIRE's plugins that are not built.
@@ -34,14 +36,7 @@ const UNBUILT: Unbuilt<'_> = &[
     ),
     (
         "NodeAttestor",
-        &[
-            "aws_iid",
-            "gcp_iit",
-            "azure_msi",
-            "azure_imds",
-            "tpm_devid",
-            "http_challenge",
-        ],
+        &["aws_iid", "gcp_iit", "azure_msi", "azure_imds", "tpm_devid"],
     ),
     (
         "UpstreamAuthority",
@@ -99,7 +94,7 @@ struct Sql {
 }
 
 /// Reads the section `plugins`.
-pub(super) fn read(section: Option<&Body>, problems: &mut Problems) -> Plugins {
+pub(super) fn read(section: Option<&Body>, ours: &Signet, problems: &mut Problems) -> Plugins {
     let mut plugins = Plugins::default();
     let Some(declared) = config::Plugins::read(section, problems) else {
         return plugins;
@@ -134,6 +129,10 @@ pub(super) fn read(section: Option<&Body>, problems: &mut Problems) -> Plugins {
             ("NodeAttestor", pop::NAME) => plugins.x509pop = x509pop::read(plugin, problems),
             ("NodeAttestor", sshpop::NAME) => {
                 plugins.sshpop = provisioned::sshpop(plugin, problems);
+            }
+            ("NodeAttestor", http_challenge::NAME) => {
+                let networks = &ours.http_challenge_networks;
+                plugins.http_challenge = provisioned::http_challenge(plugin, networks, problems);
             }
             _ => plugin.refuse(UNBUILT, problems),
         }

@@ -1,7 +1,9 @@
-//! Which hosts may attest by what an operator has set up on them: `NodeAttestor "sshpop"`.
+//! Which hosts may attest by what an operator has set up on them: `NodeAttestor "sshpop"` and
+//! `NodeAttestor "http_challenge"`.
 
 use std::path::PathBuf;
 
+use attestors::node::http_challenge::{self, Network, Pattern};
 use attestors::node::sshpop::{self, Authorities, template};
 use runtime::config::{Plugin, Problems, given};
 use runtime::{files, report};
@@ -52,4 +54,54 @@ fn authorities_in(plugin: &Plugin, path: &PathBuf, problems: &mut Problems) -> O
     let read = Authorities::parse(&String::from_utf8_lossy(&content))
         .map_err(|error| format!("`{}`: {}", path.display(), report::chain(&error)));
     problems.take(&key, read)
+}
+
+/// The settings of `http_challenge`, with SPIRE's keys.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct HttpChallenge {
+    allowed_dns_patterns: Vec<String>,
+    required_port: Option<i64>,
+    allow_non_root_ports: Option<bool>,
+    tofu: Option<bool>,
+}
+
+/// `networks` are those of our own block, as they are written.
+pub(super) fn http_challenge(
+    plugin: &Plugin,
+    networks: &[String],
+    problems: &mut Problems,
+) -> Option<http_challenge::Options> {
+    let said: HttpChallenge = plugin.settings(problems);
+    let patterns = said.allowed_dns_patterns.iter().map(|text| {
+        let key = plugin.key("allowed_dns_patterns");
+        let what = |error| format!("cannot compile allowed_dns_pattern: {text:?}: {error}");
+        problems.take(&key, Pattern::parse(text).map_err(what))
+    });
+    let patterns: Option<Vec<_>> = patterns.collect();
+    let port = said.required_port.map(u16::try_from).transpose();
+    let port = problems.take(&plugin.key("required_port"), port);
+    let networks: Option<Vec<Network>> = networks
+        .iter()
+        .map(|text| {
+            let network = text.parse().map_err(|error| format!("`{text}` is {error}"));
+            problems.take("signet.http_challenge_networks", network)
+        })
+        .collect();
+    let required_port = port?;
+    let (high, tofu) = (
+        said.allow_non_root_ports != Some(false),
+        said.tofu != Some(false),
+    );
+    // Any process can open a high port, so that one that comes later cannot be told from the agent.
+    let any_process = required_port.map_or(high, |port| port >= 1024);
+    let what = "you can not turn off trust on first use (TOFU) when non-root ports are allowed";
+    problems.add_if(!tofu && any_process, &plugin.key("tofu"), what);
+    Some(http_challenge::Options {
+        allowed_dns_patterns: patterns?,
+        required_port,
+        allow_non_root_ports: high,
+        tofu,
+        networks: networks?,
+    })
 }

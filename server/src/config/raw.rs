@@ -20,6 +20,7 @@ pub(super) struct File {
 #[serde(default)]
 pub(super) struct Signet {
     pub(super) store: Option<String>,
+    pub(super) http_challenge_networks: Vec<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]

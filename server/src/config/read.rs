@@ -33,7 +33,7 @@ pub(super) fn read(
         return problems.finish(None);
     };
     let mut rest = Rest {
-        plugins: plugins::read(file.plugins.as_ref(), &mut problems),
+        plugins: plugins::read(file.plugins.as_ref(), &file.signet, &mut problems),
         log: server
             .log()
             .overruled(overrides.log.clone())
@@ -124,6 +124,7 @@ fn assemble(server: &raw::Server, rest: Rest, problems: &mut Problems) -> Option
         k8s_clusters: rest.plugins.k8s_clusters,
         x509pop: rest.plugins.x509pop,
         sshpop: rest.plugins.sshpop,
+        http_challenge: rest.plugins.http_challenge,
         prune_agents,
         feed_keepalive: DEFAULT_FEED_KEEPALIVE,
         log: rest.log,

@@ -423,3 +423,54 @@ fn reads_who_certifies_hosts_as_spire_does() {
         assert!(text.contains(words), "{data}: {text}");
     }
 }
+
+#[test]
+fn reads_where_challenged_hosts_may_be_as_spire_does_and_internal_networks_from_our_block() {
+    let options = |data: &str, ours: &str| {
+        let text = with_pop("http_challenge", data) + &format!("signet {{ {ours} }}");
+        load(&text).map(|(config, _)| config.http_challenge.unwrap())
+    };
+    let plain = options("", "").unwrap();
+    assert!(plain.allow_non_root_ports && plain.tofu && plain.networks.is_empty());
+    assert_eq!(
+        (plain.required_port, plain.allowed_dns_patterns.len()),
+        (None, 0)
+    );
+    let said = options(
+        r#"allowed_dns_patterns = ["p[0-9].example.org", "q"] required_port = 80 tofu = false"#,
+        r#"http_challenge_networks = ["10.0.0.0/8", "fd00::/8"]"#,
+    )
+    .unwrap();
+    assert_eq!((said.required_port, said.tofu), (Some(80), false));
+    assert_eq!(
+        (said.allowed_dns_patterns.len(), said.networks.len()),
+        (2, 2)
+    );
+    assert!(options("allow_non_root_ports = false tofu = false", "").is_ok());
+    for data in [
+        "tofu = false",
+        "tofu = false allow_non_root_ports = true",
+        "tofu = false required_port = 1024",
+        "tofu = false allow_non_root_ports = false required_port = 8080",
+    ] {
+        let error = refused(&with_pop("http_challenge", data));
+        assert!(
+            error.contains("can not turn off trust on first use"),
+            "{data}: {error}"
+        );
+    }
+    for (data, words) in [
+        (
+            r#"allowed_dns_patterns = ["("]"#,
+            "cannot compile allowed_dns_pattern",
+        ),
+        ("required_port = 65536", "required_port"),
+        (r#"agent_path_template = "/x""#, "unknown key"),
+    ] {
+        let error = refused(&with_pop("http_challenge", data));
+        assert!(error.contains(words), "{data}: {error}");
+    }
+    let text = with_pop("http_challenge", "");
+    let error = refused(&(text + r#"signet { http_challenge_networks = ["10.0.0.0/40"] }"#));
+    assert!(error.contains("`10.0.0.0/40` is not a network"), "{error}");
+}

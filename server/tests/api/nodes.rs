@@ -1,5 +1,6 @@
 //! Facts about nodes that prove a key of their own, as far as the conversation goes.
 
+use attestors::node::http_challenge::{self, AgentName, HostName};
 use attestors::node::x509pop::{NAME, Options, Prover, Trust, template};
 use identity::spiffe_id::SpiffeId;
 use identity::x509::parse_pem_certificates;
@@ -7,7 +8,7 @@ use proto::spire::server::agent::agent_client::AgentClient;
 use proto::spire::server::agent::attest_agent_request::Step;
 use proto::spire::server::agent::attest_agent_response::Step as Answer;
 use proto::spire::server::agent::{
-    AttestAgentRequest, AttestAgentResponse, BanAgentRequest, GetAgentRequest,
+    AttestAgentRequest, AttestAgentResponse, BanAgentRequest, DeleteAgentRequest, GetAgentRequest,
 };
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, KeyUsagePurpose};
 use tempfile::TempDir;
@@ -193,7 +194,59 @@ async fn who_does_not_answer_gets_nothing() {
     let (requests, _) = mpsc::channel(1);
     drop(std::mem::replace(&mut silent.requests, requests));
     assert_eq!(silent.result().await.unwrap_err().code(), Code::Internal);
-    let status = Talk::begin(&world.server, "http_challenge", "{}").await;
+    let status = Talk::begin(&world.server, "tpm_devid", "{}").await;
     let status = status.err().unwrap();
     assert_eq!(status.code(), Code::FailedPrecondition, "{status:?}");
+}
+
+/// A server that takes hosts of this machine.
+async fn challenging() -> Server {
+    let options = http_challenge::Options {
+        allowed_dns_patterns: Vec::new(),
+        required_port: None,
+        allow_non_root_ports: true,
+        tofu: true,
+        networks: vec!["127.0.0.1".parse().unwrap()],
+    };
+    start_with(|config| config.http_challenge = Some(options)).await
+}
+
+async fn attest_by_name(server: &Server) -> Result<(SpiffeId, bool), Status> {
+    let prover = http_challenge::Prover {
+        hostname: Some(HostName::parse("127.0.0.1").unwrap()),
+        agent: AgentName::parse("default").unwrap(),
+        port: 0,
+        advertised_port: None,
+    };
+    let listening = prover.open().unwrap();
+    let payload = String::from_utf8(listening.payload().to_vec()).unwrap();
+    let mut talk = Talk::begin(server, http_challenge::NAME, &payload).await?;
+    let challenge = talk.challenge().await?;
+    talk.say(listening.answer(&challenge).unwrap()).await;
+    listening.serve_during(talk.result()).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn adv_who_comes_second_is_refused_until_an_operator_evicts_the_first() {
+    let server = challenging().await;
+    let (agent, reattestable) = attest_by_name(&server).await.unwrap();
+    assert!(!reattestable);
+    let status = attest_by_name(&server).await.unwrap_err();
+    assert_eq!(status.code(), Code::PermissionDenied);
+    assert_eq!(
+        status.message(),
+        "nodeattestor(http_challenge): attestation data has already been used to attest an agent"
+    );
+    let request = DeleteAgentRequest { id: id(&agent) };
+    server.agents().delete_agent(request).await.unwrap();
+    assert!(attest_by_name(&server).await.is_ok());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn adv_of_eight_who_come_at_once_one_is_the_first() {
+    let server = challenging().await;
+    let all = (0..8).map(|_| attest_by_name(&server));
+    let outcomes = futures_util::future::join_all(all).await;
+    let admitted = outcomes.iter().filter(|outcome| outcome.is_ok()).count();
+    assert_eq!(admitted, 1, "{outcomes:?}");
 }

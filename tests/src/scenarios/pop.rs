@@ -12,6 +12,7 @@ use tempfile::TempDir;
 use super::{Pairing, serial, wait_for_svid};
 use crate::domain::{Agent, Domain, Plan};
 use crate::process::eventually;
+use crate::programs::Make;
 
 /// An authority of the operator's own with an intermediate, and the files of one node.
 struct Pki {
@@ -143,6 +144,41 @@ pub fn a_host_attests_by_an_rsa_key(pairing: Pairing) {
     );
     let agent = domain.agent_by(pairing.agent, &id, &host.prover());
     domain.entry(&agent, "/web", "unix:uid:0", &[]);
+    wait_for_svid(&agent, "/web");
+}
+
+/// The agent attests by the name that leads to it, once, and by nothing else until it was evicted.
+pub fn a_host_attests_by_its_name(pairing: Pairing) {
+    let plan = Plan::new(pairing.server)
+        .key(r#"agent_ttl = "20s""#)
+        .plugin(r#"NodeAttestor "http_challenge" { plugin_data { allow_non_root_ports = true } }"#);
+    let plan = match pairing.server {
+        Make::Signet => plan.ours(r#"http_challenge_networks = ["127.0.0.0/8"]"#),
+        Make::Spire => plan,
+    };
+    let domain = plan.start();
+    let proof = r#"NodeAttestor "http_challenge" { plugin_data { hostname = "127.0.0.1" } }"#;
+    let id = "spiffe://example.org/spire/agent/http_challenge/127.0.0.1";
+    let mut agent = domain.agent_by(pairing.agent, id, proof);
+    assert_eq!(
+        selectors(&domain, id),
+        ["http_challenge:hostname:127.0.0.1"]
+    );
+    domain.entry(&agent, "/web", "unix:uid:0", &[]);
+    wait_for_svid(&agent, "/web");
+    let first = serial(&domain, &agent);
+    eventually("the server has seen a new serial", || {
+        serial(&domain, &agent) != first
+    });
+    agent.process.kill();
+    std::fs::remove_dir_all(agent.data_dir()).unwrap();
+    std::fs::create_dir_all(agent.data_dir()).unwrap();
+    // It has been trusted once.
+    let mut second = agent.start_alone();
+    second.line_after(0, "already been used");
+    second.kill();
+    domain.cli(&["agent", "evict", "-spiffeID", id]).success();
+    agent.restart();
     wait_for_svid(&agent, "/web");
 }
 

@@ -31,6 +31,7 @@ pairings!(
     a_node_attests_by_an_rsa_key,
     a_host_attests_by_its_ssh_key,
     a_host_attests_by_an_rsa_key,
+    a_host_attests_by_its_name,
 );
 
 /// What SPIRE's agent has not: our agent has it on SPIRE's server too.

@@ -86,7 +86,12 @@ pub async fn attest(
     } else {
         dialer.channel_of_one_connection()
     };
-    let svid = in_time(patience.call, present(channel.clone(), evidence)).await?;
+    let answerer = evidence.answerer.clone();
+    let presented = in_time(patience.call, present(channel.clone(), evidence));
+    let svid = match answerer {
+        Some(answerer) => answerer.attend(presented).await,
+        None => presented.await,
+    }?;
     let fetched = in_time(patience.call, fetch(channel, &trust_domain)).await;
     let bundle = match (fetched, known) {
         (Ok(bundle), _) => bundle,

@@ -97,7 +97,7 @@ fn challenge(
     let conclusion = async move {
         let attestor = challenged.attestor();
         let answer = challenge::answer(&mut requests).await?;
-        let attested = challenged.conclude(&caller, &answer)?;
+        let attested = challenged.conclude(&caller, &answer).await?;
         let admitted = proven::admit(&services, &caller, attestor, attested, &csr).await?;
         record(&services, &caller, attestor, &admitted);
         Ok(response(&admitted))

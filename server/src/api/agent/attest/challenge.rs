@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use attestors::node::{Attested, Circumstances, sshpop, x509pop};
+use attestors::node::{Attested, Circumstances, http_challenge, sshpop, x509pop};
 use bytes::Bytes;
 use identity::x509::Certificate;
 use proto::spire::server::agent::attest_agent_request::Step;
@@ -20,6 +20,7 @@ const ANSWER_TIME: Duration = Duration::from_secs(30);
 pub(super) enum Challenged {
     X509pop(x509pop::Challenged),
     Sshpop(sshpop::Challenged),
+    HttpChallenge(http_challenge::Challenged),
 }
 
 impl Challenged {
@@ -47,6 +48,10 @@ impl Challenged {
                 let begun = verifier.begin(payload, at).map(Self::Sshpop);
                 begun.map_err(|error| status::not_attested(caller, sshpop::NAME, &error))
             }),
+            http_challenge::NAME => verifiers.http_challenge.as_ref().map(|verifier| {
+                let begun = verifier.begin(payload).map(Self::HttpChallenge);
+                begun.map_err(|error| status::not_attested(caller, http_challenge::NAME, &error))
+            }),
             _ => None,
         }
     }
@@ -55,6 +60,7 @@ impl Challenged {
         match self {
             Self::X509pop(_) => x509pop::NAME,
             Self::Sshpop(_) => sshpop::NAME,
+            Self::HttpChallenge(_) => http_challenge::NAME,
         }
     }
 
@@ -63,13 +69,14 @@ impl Challenged {
         let challenge = match self {
             Self::X509pop(challenged) => challenged.challenge(),
             Self::Sshpop(challenged) => challenged.challenge(),
+            Self::HttpChallenge(challenged) => challenged.challenge(),
         };
         let step = attest_agent_response::Step::Challenge(challenge.into());
         AttestAgentResponse { step: Some(step) }
     }
 
     /// Judges the answer.
-    pub(super) fn conclude(self, caller: &Caller, answer: &[u8]) -> Result<Attested, Status> {
+    pub(super) async fn conclude(self, caller: &Caller, answer: &[u8]) -> Result<Attested, Status> {
         let attestor = self.attestor();
         match self {
             Self::X509pop(challenged) => challenged
@@ -77,6 +84,11 @@ impl Challenged {
                 .map_err(|error| status::not_attested(caller, attestor, &error)),
             Self::Sshpop(challenged) => challenged
                 .conclude(answer)
+                .map_err(|error| status::not_attested(caller, attestor, &error)),
+            // What the agent says is that it has put the nonce there.
+            Self::HttpChallenge(challenged) => challenged
+                .conclude()
+                .await
                 .map_err(|error| status::not_attested(caller, attestor, &error)),
         }
     }
