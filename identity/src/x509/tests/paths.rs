@@ -74,7 +74,7 @@ fn adv_a_foreign_authority_of_the_same_name_certifies_nobody() {
     );
     let chain = [foreign.leaf("spiffe://example.org/x")];
     assert_eq!(above(&chain, &[&own]), Err("no_path"));
-    let chain = [chain[0].clone(), foreign.certificate.clone()];
+    let chain = [chain[0].clone(), foreign.certificate];
     assert_eq!(above(&chain, &[&own]), Err("no_path"));
 }
 
@@ -89,7 +89,7 @@ fn refuses_what_is_over_and_who_may_not_sign() {
     let no_authority = root.intermediate(|params| params.is_ca = IsCa::ExplicitNoCa);
     let chain = [
         no_authority.leaf("spiffe://example.org/x"),
-        no_authority.certificate.clone(),
+        no_authority.certificate,
     ];
     assert!(above(&chain, &[&root]).is_err());
     let narrow = Authority::root_with("example.org", |params| {
@@ -98,7 +98,7 @@ fn refuses_what_is_over_and_who_may_not_sign() {
     let middle = narrow.intermediate(|_| {});
     let chain = [
         middle.leaf("spiffe://example.org/x"),
-        middle.certificate.clone(),
+        middle.certificate,
     ];
     assert!(above(&chain, &[&narrow]).is_err());
     let late = now() + Duration::from_secs(3600 * 24 * 365);
