@@ -6,6 +6,7 @@ mod bundles;
 mod debug;
 mod entries;
 mod entry_file;
+mod federation;
 mod filter;
 mod health;
 mod logger;
@@ -53,6 +54,12 @@ pub(crate) async fn run(
         ServerAction::EntryDelete => entries::delete(session, values).await,
         ServerAction::EntryShow => entries::show(session, values).await,
         ServerAction::EntryUpdate => entries::update(session, values).await,
+        ServerAction::FederationCreate => federation::create(session, values).await,
+        ServerAction::FederationDelete => federation::delete(session, values).await,
+        ServerAction::FederationList => federation::list(session, values).await,
+        ServerAction::FederationRefresh => federation::refresh(session, values).await,
+        ServerAction::FederationShow => federation::show(session, values).await,
+        ServerAction::FederationUpdate => federation::update(session, values).await,
         ServerAction::Healthcheck => health::check(session, values).await,
         ServerAction::UpstreamRevoke => upstream::revoke(session, values).await,
         ServerAction::UpstreamTaint => upstream::taint(session, values).await,

@@ -49,6 +49,12 @@ pub(crate) enum ServerAction {
     EntryDelete,
     EntryShow,
     EntryUpdate,
+    FederationCreate,
+    FederationDelete,
+    FederationList,
+    FederationRefresh,
+    FederationShow,
+    FederationUpdate,
     Healthcheck,
     JwtMint,
     LoggerGet,
@@ -121,6 +127,7 @@ pub(crate) fn commands() -> impl Iterator<Item = &'static Command> {
         .chain(server::COMMANDS)
         .chain(server::authorities::COMMANDS)
         .chain(server::authorities::UPSTREAM_COMMANDS)
+        .chain(server::federation::COMMANDS)
 }
 
 static DEV: Command = Command {

@@ -19,6 +19,7 @@ mod logger;
 mod metrics;
 mod status;
 mod svid;
+mod trustdomain;
 mod unbuilt;
 
 use std::sync::Arc;
@@ -155,18 +156,23 @@ fn common_routes(services: &Arc<Services>, gate: &Arc<Gate>, max_request: usize)
     use server::entry::entry_server::EntryServer;
     use server::localauthority::local_authority_server::LocalAuthorityServer;
     use server::svid::svid_server::SvidServer;
+    use server::trustdomain::trust_domain_server::TrustDomainServer;
 
     let of = || Arc::clone(services);
     let agent = AgentServer::new(agent::Service::new(of()));
     let bundle = BundleServer::new(bundle::Service::new(of()));
     let entry = EntryServer::new(entry::Service::new(of()));
     let svid = SvidServer::new(svid::Service::new(of()));
+    let trust_domain = TrustDomainServer::new(trustdomain::Service::new(of()));
     Routes::default()
         .add_service(gated(gate, agent.max_decoding_message_size(max_request)))
         .add_service(gated(gate, bundle.max_decoding_message_size(max_request)))
         .add_service(gated(gate, entry.max_decoding_message_size(max_request)))
         .add_service(gated(gate, svid.max_decoding_message_size(max_request)))
-        .add_service(gated(gate, unbuilt::TrustDomain))
+        .add_service(gated(
+            gate,
+            trust_domain.max_decoding_message_size(max_request),
+        ))
         .add_service(gated(
             gate,
             LocalAuthorityServer::new(localauthority::Service::new(of())),

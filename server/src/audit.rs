@@ -47,6 +47,9 @@ pub(crate) enum Event<'a> {
         agent_id: Option<&'a SpiffeId>,
     },
     Bundle(BundleTurn, &'a TrustDomain),
+    RelationshipCreated(&'a TrustDomain),
+    RelationshipUpdated(&'a TrustDomain),
+    RelationshipDeleted(&'a TrustDomain),
     /// What an operator did with the authority of this name.
     Authority(Turn, Kind, &'a str),
     UpstreamTainted(&'a str),
@@ -130,6 +133,9 @@ impl Event<'_> {
             Self::Bundle(BundleTurn::Set, _) => "bundle_set",
             Self::Bundle(BundleTurn::Appended, _) => "bundle_appended",
             Self::Bundle(BundleTurn::Deleted, _) => "bundle_deleted",
+            Self::RelationshipCreated(_) => "federation_relationship_created",
+            Self::RelationshipUpdated(_) => "federation_relationship_updated",
+            Self::RelationshipDeleted(_) => "federation_relationship_deleted",
             Self::Authority(Turn::Prepared, ..) => "authority_prepared",
             Self::Authority(Turn::Activated, ..) => "authority_activated",
             Self::Authority(Turn::Tainted, ..) => "authority_tainted",
@@ -276,7 +282,12 @@ impl Audit {
                 token.expires_at = crate::records::to_seconds(expires_at),
                 spiffe.id = agent_id.map(SpiffeId::as_str)
             ),
-            Event::Bundle(_, trust_domain) => line!(self, event, caller, %trust_domain),
+            Event::Bundle(_, trust_domain)
+            | Event::RelationshipCreated(trust_domain)
+            | Event::RelationshipUpdated(trust_domain)
+            | Event::RelationshipDeleted(trust_domain) => {
+                line!(self, event, caller, %trust_domain);
+            }
             Event::Authority(_, kind, id) => {
                 let kind = kind.name();
                 line!(

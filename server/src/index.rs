@@ -14,6 +14,7 @@ pub(crate) mod bundles;
 pub(crate) mod entries;
 mod feed;
 pub(crate) mod listing;
+pub(crate) mod relationships;
 pub(crate) mod tokens;
 
 use std::sync::Arc;
@@ -30,6 +31,7 @@ use crate::store::{Change, Family, Key, Record, Revision, StoreError};
 use self::agents::Agents;
 use self::bundles::Bundles;
 use self::entries::Entries;
+use self::relationships::Relationships;
 use self::tokens::Tokens;
 
 /// How long a writer waits for the index to show its commit. The feed is a channel within the
@@ -68,6 +70,7 @@ pub(crate) struct Snapshot {
     pub(crate) agents: Agents,
     pub(crate) tokens: Tokens,
     pub(crate) bundles: Bundles,
+    pub(crate) relationships: Relationships,
 }
 
 /// Why the index could not take what the store gave.
@@ -195,6 +198,7 @@ impl Snapshot {
             agents: Agents::default(),
             tokens: Tokens::default(),
             bundles: Bundles::new(trust_domain),
+            relationships: Relationships::default(),
         };
         for record in records {
             snapshot.put(record)?;
@@ -230,8 +234,9 @@ impl Snapshot {
                 self.bundles.refer(key.name(), *revision);
                 Ok(())
             }
+            Some(Family::Relationship) => self.relationships.put(*revision, value),
             // The other guards, authorities and logs are for their writers alone.
-            Some(Family::EntryUnique | Family::Relationship | Family::Authority | Family::Log)
+            Some(Family::EntryUnique | Family::Authority | Family::Log)
             | None => Ok(()),
         };
         put.map_err(|source| IndexError::Record {
@@ -247,7 +252,8 @@ impl Snapshot {
             Some(Family::Token) => self.tokens.delete(key.name()),
             Some(Family::Bundle) => self.bundles.delete(key.name()),
             Some(Family::Reference) => self.bundles.unrefer(key.name()),
-            Some(Family::EntryUnique | Family::Relationship | Family::Authority | Family::Log)
+            Some(Family::Relationship) => self.relationships.delete(key.name()),
+            Some(Family::EntryUnique | Family::Authority | Family::Log)
             | None => {}
         }
     }

@@ -8,6 +8,7 @@ pub(crate) mod agents;
 pub(crate) mod authorities;
 pub(crate) mod bundles;
 pub(crate) mod entries;
+pub(crate) mod relationships;
 pub(crate) mod tokens;
 
 use std::error::Error;

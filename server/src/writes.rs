@@ -6,6 +6,7 @@
 pub(crate) mod agents;
 pub(crate) mod bundles;
 pub(crate) mod entries;
+pub(crate) mod relationships;
 
 use std::time::Duration;
 

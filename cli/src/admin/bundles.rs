@@ -1,6 +1,6 @@
 //! `bundle show|list|set|count|delete`.
 
-mod format;
+pub(super) mod format;
 
 use identity::trust_domain::TrustDomain;
 use proto::spire::server::bundle::batch_delete_federated_bundle_request::Mode;

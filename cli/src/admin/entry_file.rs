@@ -106,7 +106,7 @@ fn read(path: &str) -> Result<Vec<u8>, Failure> {
     read_from(path, "-")
 }
 
-fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Failure> {
+pub(super) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Failure> {
     let value = serde_json::from_slice(bytes)
         .and_then(|value: Value| serde_json::from_value(lower_keys(value)));
     value.map_err(|error| Failure::new(error.to_string()))

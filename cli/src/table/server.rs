@@ -1,6 +1,7 @@
 //! The commands of the server's half.
 
 pub(super) mod authorities;
+pub(super) mod federation;
 
 use super::{Action, OUTPUT, PLAIN, ServerAction};
 use crate::command::{Command, Manners};

@@ -138,6 +138,61 @@ pub mod stored_bundle {
         pub tainted: bool,
     }
 }
+/// Under `relationships/TRUST-DOMAIN`: whose bundle is fetched, and from where.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct StoredRelationship {
+    #[prost(string, tag = "1")]
+    pub trust_domain: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub bundle_endpoint_url: ::prost::alloc::string::String,
+    #[prost(enumeration = "stored_relationship::Profile", tag = "3")]
+    pub profile: i32,
+    /// With `https_spiffe` alone.
+    #[prost(string, tag = "4")]
+    pub endpoint_spiffe_id: ::prost::alloc::string::String,
+}
+/// Nested message and enum types in `StoredRelationship`.
+pub mod stored_relationship {
+    #[derive(
+        Clone,
+        Copy,
+        Debug,
+        PartialEq,
+        Eq,
+        Hash,
+        PartialOrd,
+        Ord,
+        ::prost::Enumeration
+    )]
+    #[repr(i32)]
+    pub enum Profile {
+        Unspecified = 0,
+        HttpsWeb = 1,
+        HttpsSpiffe = 2,
+    }
+    impl Profile {
+        /// String value of the enum field names used in the ProtoBuf definition.
+        ///
+        /// The values are not transformed in any way and thus are considered stable
+        /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+        pub fn as_str_name(&self) -> &'static str {
+            match self {
+                Self::Unspecified => "PROFILE_UNSPECIFIED",
+                Self::HttpsWeb => "PROFILE_HTTPS_WEB",
+                Self::HttpsSpiffe => "PROFILE_HTTPS_SPIFFE",
+            }
+        }
+        /// Creates an enum from field names used in the ProtoBuf definition.
+        pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+            match value {
+                "PROFILE_UNSPECIFIED" => Some(Self::Unspecified),
+                "PROFILE_HTTPS_WEB" => Some(Self::HttpsWeb),
+                "PROFILE_HTTPS_SPIFFE" => Some(Self::HttpsSpiffe),
+                _ => None,
+            }
+        }
+    }
+}
 /// Under `authorities/SERVER/…`: the journal that brings the signing authorities back after a restart.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct StoredAuthority {

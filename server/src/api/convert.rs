@@ -2,6 +2,7 @@
 
 pub(super) mod bundle;
 pub(super) mod entry;
+pub(super) mod relationship;
 
 use std::error::Error;
 

@@ -37,7 +37,6 @@ macro_rules! unbuilt {
 }
 
 unbuilt! {
-    TrustDomain = "spire.api.server.trustdomain.v1.TrustDomain";
     // Where the process did not hand in its log.
     Logger = "spire.api.server.logger.v1.Logger";
 }

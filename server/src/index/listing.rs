@@ -11,6 +11,7 @@ use identity::trust_domain::TrustDomain;
 use super::agents::{Agents, StoredAgent};
 use super::bundles::{Bundles, StoredBundle};
 use super::entries::{Entries, StoredEntry};
+use super::relationships::{Relationships, StoredRelationship};
 use crate::records::agents::Agent;
 
 /// How a set is compared with the set asked for.
@@ -208,6 +209,21 @@ impl Bundles {
         };
         page.take(self.federated().filter(later), |bundle| {
             bundle.value.trust_domain.clone()
+        })
+    }
+}
+
+impl Relationships {
+    /// The relationships, ordered by trust domain.
+    pub(crate) fn list(&self, page: &Page<TrustDomain>) -> Listed<StoredRelationship, TrustDomain> {
+        let after = page.after().cloned();
+        let later = move |stored: &&StoredRelationship| {
+            after
+                .as_ref()
+                .is_none_or(|name| stored.value.trust_domain > *name)
+        };
+        page.take(self.iter().filter(later), |stored| {
+            stored.value.trust_domain.clone()
         })
     }
 }

@@ -30,3 +30,5 @@ mod operator;
 mod support;
 #[cfg(test)]
 mod svids;
+#[cfg(test)]
+mod trustdomain;

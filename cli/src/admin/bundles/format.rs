@@ -12,13 +12,13 @@ use crate::failure::Failure;
 
 /// A text form of a bundle.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Format {
+pub(in crate::admin) enum Format {
     Pem,
     Spiffe,
 }
 
 impl Format {
-    pub(super) fn parse(word: &str) -> Result<Self, Failure> {
+    pub(in crate::admin) fn parse(word: &str) -> Result<Self, Failure> {
         match word.to_lowercase().as_str() {
             "" | "pem" => Ok(Self::Pem),
             "spiffe" => Ok(Self::Spiffe),
@@ -46,7 +46,7 @@ impl Format {
     }
 
     /// Reads a bundle to be sent. With PEM the trust domain is the server's to judge.
-    pub(super) fn read(self, id: &str, bytes: &[u8]) -> Result<Bundle, Failure> {
+    pub(in crate::admin) fn read(self, id: &str, bytes: &[u8]) -> Result<Bundle, Failure> {
         match self {
             Self::Pem => {
                 let text = String::from_utf8_lossy(bytes);
