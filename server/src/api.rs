@@ -35,6 +35,7 @@ use tonic::service::Routes;
 use crate::audit::Audit;
 use crate::authority::Authorities;
 use crate::config::Config;
+use crate::federation::Refresher;
 use crate::feed::Hub;
 use crate::index::Index;
 use crate::presence::Presence;
@@ -68,6 +69,7 @@ pub(crate) struct Services {
     pub(crate) verifiers: Verifiers,
     pub(crate) presence: Presence,
     pub(crate) feed: Hub,
+    pub(crate) refresher: Refresher,
     /// An agent that follows is never left without a word for longer.
     pub(crate) feed_keepalive: Duration,
     /// `None` leaves the log's level as it is.

@@ -3,6 +3,7 @@
 //! What SPIRE knows and this server does not build is refused by name: an operator who relies on it
 //! must not find out later. What has no effect here, because nothing here needs it, is a warning.
 
+mod federation;
 mod k8s_psat;
 mod plugins;
 mod provisioned;
@@ -26,8 +27,10 @@ use runtime::config::{Document, HealthConfig, HostPort, LoadError, LogSettings, 
 use runtime::log::LogConfig;
 
 use crate::authority::{CaSubject, DiskConfig};
+use crate::federation::Endpoint;
 use crate::keys::KeyType;
 use crate::publish::TargetConfig;
+use crate::web::CertificateFiles;
 
 /// SPIRE's address, port and socket.
 pub const DEFAULT_BIND_ADDRESS: &str = "0.0.0.0";
@@ -42,6 +45,9 @@ pub const DEFAULT_PRUNE_BATCH: usize = 1000;
 
 /// How often an idle agent hears of its server. It costs one small message.
 pub const DEFAULT_FEED_KEEPALIVE: Duration = Duration::from_secs(30);
+
+/// A bundle is small, and an endpoint that hangs holds up its own relationship alone.
+const DEFAULT_FETCH_DEADLINE: Duration = Duration::from_secs(10);
 
 /// A server's configuration.
 #[derive(Clone, Debug)]
@@ -80,6 +86,48 @@ pub struct Config {
     pub prometheus: Option<HostPort>,
     /// Where the trust bundle is put.
     pub publish: Vec<TargetConfig>,
+    pub federation: FederationConfig,
+}
+
+/// How trust bundles are exchanged with other trust domains.
+#[derive(Clone, Debug)]
+pub struct FederationConfig {
+    pub bundle_endpoint: Option<BundleEndpointConfig>,
+    /// These win over relationships made through the API.
+    pub federates_with: BTreeMap<TrustDomain, Endpoint>,
+    /// A file with the authorities that `https_web` endpoints are checked by, instead of the system's.
+    pub web_roots: Option<PathBuf>,
+    /// How long a fetch of a bundle may take.
+    pub fetch_deadline: Duration,
+}
+
+/// Our own bundle endpoint.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct BundleEndpointConfig {
+    pub address: HostPort,
+    /// How often others are to ask.
+    pub refresh_hint: Duration,
+    pub serving: ServingConfig,
+}
+
+/// How it shows that it is the right one.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum ServingConfig {
+    /// By the X509-SVID of the server.
+    HttpsSpiffe,
+    /// By a certificate that somebody else keeps in files.
+    HttpsWeb(CertificateFiles),
+}
+
+impl Default for FederationConfig {
+    fn default() -> Self {
+        Self {
+            bundle_endpoint: None,
+            federates_with: BTreeMap::new(),
+            web_roots: None,
+            fetch_deadline: DEFAULT_FETCH_DEADLINE,
+        }
+    }
 }
 
 /// Where records are kept.
@@ -128,6 +176,8 @@ pub struct Overrides {
     pub socket_path: Option<PathBuf>,
     pub trust_domain: Option<String>,
     pub log: LogSettings,
+    /// A file with the authorities of the Web PKI, instead of the system's.
+    pub web_roots: Option<PathBuf>,
     /// Passes over keys that nobody knows, with a warning.
     pub allow_unknown_config: bool,
 }
@@ -166,6 +216,7 @@ impl Config {
             health: None,
             prometheus: None,
             publish: Vec::new(),
+            federation: FederationConfig::default(),
         }
     }
 

@@ -1,7 +1,14 @@
 //! Federation: whose trust bundles this server fetches, and from where (SPIFFE Federation 5 and 6).
 
+mod endpoint;
+mod fetch;
+mod judge;
+mod refresh;
+mod roots;
 mod url;
 
+pub(crate) use self::endpoint::BundleDocument;
+pub(crate) use self::refresh::{Metrics, RefreshError, Refreshed, Refresher, Settings};
 pub use self::url::{EndpointUrl, UrlError};
 
 use identity::spiffe_id::SpiffeId;

@@ -17,6 +17,7 @@ mod server;
 pub mod store;
 mod tls;
 mod verifiers;
+pub mod web;
 mod writes;
 
 pub use self::server::{Deps, Handle, StartError, start};

@@ -21,7 +21,8 @@ use tracing::info;
 use crate::api::{Gate, JwtSvids, Probe, RpcMetrics, Services, Ttls, admin_routes, port_routes};
 use crate::audit::Audit;
 use crate::authority::{self, Authorities, Upstream, Visible};
-use crate::config::{Config, KeysConfig, StoreConfig};
+use crate::config::{BundleEndpointConfig, Config, KeysConfig, ServingConfig, StoreConfig};
+use crate::federation::{self, BundleDocument, Refresher};
 use crate::feed::{Hub, Metrics as FeedMetrics};
 use crate::housekeeping::{Pruner, watch_health};
 use crate::index::{Index, IndexError};
@@ -29,8 +30,9 @@ use crate::keys::{Keys, KeysError};
 use crate::presence::Presence;
 use crate::publish::{self, Connection, Publisher, TargetConfig};
 use crate::store::{OpenError, Store, StoreError};
-use crate::tls::{Clients, server_config};
+use crate::tls::{Clients, Resolver, server_config};
 use crate::verifiers::Verifiers;
+use crate::web::{self, CertificateError, FileCertificate};
 use crate::writes::Writer;
 
 /// Whoever can write to the socket administers the server.
@@ -58,6 +60,7 @@ pub struct Handle {
     pub admin_socket: PathBuf,
     pub health_addr: Option<SocketAddr>,
     pub metrics_addr: Option<SocketAddr>,
+    pub bundle_endpoint_addr: Option<SocketAddr>,
     store: Store,
     feed: TaskGroup,
 }
@@ -92,6 +95,8 @@ pub enum StartError {
     },
     #[error("could not use the name of a Kubernetes cluster in agent IDs")]
     ClusterName(#[from] SpiffeIdError),
+    #[error("could not use the serving certificate of the bundle endpoint")]
+    ServingCertificate(#[from] CertificateError),
     #[error("could not set up TLS")]
     Tls(#[from] rustls::Error),
 }
@@ -107,6 +112,7 @@ impl StartError {
             Self::Listen(error) => error.reason(),
             Self::Publish { source, .. } => source.reason(),
             Self::ClusterName(error) => error.reason(),
+            Self::ServingCertificate(error) => error.reason(),
             Self::Tls(_) => "tls",
         }
     }
@@ -125,12 +131,13 @@ struct Bound {
     admin: listen::BoundUnix,
     health: Option<(BoundTcp, HealthConfig)>,
     metrics: Option<BoundTcp>,
+    bundle_endpoint: Option<(BoundTcp, BundleEndpointConfig)>,
 }
 
 /// Starts a server, and returns when it answers.
 pub async fn start(config: Config, deps: Deps) -> Result<Handle, StartError> {
     let ready = deps.readiness.register("server");
-    let bound = bind(&config).await?;
+    let mut bound = bind(&config).await?;
     let publishing = publishing(&config).await?;
     let keys = open_keys(&config.keys)?;
     let store = open_store(&config, &deps.metrics)?;
@@ -148,6 +155,7 @@ pub async fn start(config: Config, deps: Deps) -> Result<Handle, StartError> {
         index: index.clone(),
         trust_domain: config.trust_domain.clone(),
     };
+    let refresher = refresher(&config, &index, &writer, &deps);
     let services = Arc::new(Services {
         trust_domain: config.trust_domain.clone(),
         index: index.clone(),
@@ -161,6 +169,7 @@ pub async fn start(config: Config, deps: Deps) -> Result<Handle, StartError> {
         verifiers: Verifiers::of(&config)?,
         presence: Presence::default(),
         feed: start_feed(&index, &deps),
+        refresher: refresher.clone(),
         feed_keepalive: config.feed_keepalive,
         log: deps.log.clone(),
         shutdown: deps.tasks.shutdown(),
@@ -183,6 +192,10 @@ pub async fn start(config: Config, deps: Deps) -> Result<Handle, StartError> {
     };
     let tls = server_config(authorities.server_svid(), clients)?;
     let handle = bound.handle(&config, store, feed);
+    let bundle_endpoint = bound.bundle_endpoint.take();
+    serve_bundle(bundle_endpoint, &authorities, &index, &deps)?;
+    deps.tasks
+        .spawn("follow bundles", refresher.run(deps.tasks.clone()));
     bound.serve(&deps, tls, &services, &gate, probe.clone());
     publish(publishing, &index, &deps);
     keep_house(
@@ -210,11 +223,16 @@ async fn bind(config: &Config) -> Result<Bound, StartError> {
         None => None,
         Some(health) => Some((bind_host(&health.address).await?, health.clone())),
     };
+    let bundle_endpoint = match &config.federation.bundle_endpoint {
+        None => None,
+        Some(endpoint) => Some((bind_host(&endpoint.address).await?, endpoint.clone())),
+    };
     Ok(Bound {
         port: bind_host(&config.bind).await?,
         admin: bind_unix(&config.socket_path, ADMIN_SOCKET_MODE)?,
         health,
         metrics,
+        bundle_endpoint,
     })
 }
 
@@ -281,6 +299,7 @@ impl Bound {
             admin_socket: config.socket_path.clone(),
             health_addr: self.health.as_ref().map(|(bound, _)| bound.addr()),
             metrics_addr: self.metrics.as_ref().map(BoundTcp::addr),
+            bundle_endpoint_addr: self.bundle_endpoint.as_ref().map(|(bound, _)| bound.addr()),
             store,
             feed,
         }
@@ -329,6 +348,55 @@ impl Bound {
             admin::start(bound, pages, &deps.tasks);
         }
     }
+}
+
+fn refresher(config: &Config, index: &Index, writer: &Writer, deps: &Deps) -> Refresher {
+    let settings = federation::Settings {
+        configured: config.federation.federates_with.clone(),
+        web_roots: config.federation.web_roots.clone(),
+        deadline: config.federation.fetch_deadline,
+    };
+    let metrics = deps.metrics.register(federation::Metrics::register);
+    Refresher::new(
+        settings,
+        index.clone(),
+        writer.clone(),
+        deps.clock.clone(),
+        metrics,
+    )
+}
+
+/// Serves our own bundle to other trust domains.
+fn serve_bundle(
+    endpoint: Option<(BoundTcp, BundleEndpointConfig)>,
+    authorities: &Authorities,
+    index: &Index,
+    deps: &Deps,
+) -> Result<(), StartError> {
+    let Some((bound, config)) = endpoint else {
+        return Ok(());
+    };
+    let tls = match config.serving {
+        ServingConfig::HttpsSpiffe => web::tls(Arc::new(Resolver::new(authorities.server_svid())))?,
+        ServingConfig::HttpsWeb(files) => {
+            let certificate = Arc::new(FileCertificate::load(files)?);
+            let keep = Arc::clone(&certificate).keep(deps.clock.clone(), deps.tasks.shutdown());
+            deps.tasks.spawn("serving certificate", keep);
+            web::tls(certificate)?
+        }
+    };
+    let document = BundleDocument {
+        index: index.clone(),
+        refresh_hint: config.refresh_hint,
+    };
+    web::start(
+        "bundle_endpoint",
+        bound,
+        tls,
+        Arc::new(document),
+        &deps.tasks,
+    );
+    Ok(())
 }
 
 /// The places where the bundle is put, each with a way to it. A setting that can never work ends the

@@ -36,10 +36,7 @@ pub(crate) fn server_config(
 ) -> Result<TlsConfigSource, Error> {
     let provider = aws_lc_rs::default_provider();
     let verifier = Verifier { clients, provider };
-    let resolver = Resolver {
-        svid,
-        made: ArcSwapOption::empty(),
-    };
+    let resolver = Resolver::new(svid);
     let mut config = tls13()?
         .with_client_cert_verifier(Arc::new(verifier))
         .with_cert_resolver(Arc::new(resolver));
@@ -165,9 +162,18 @@ impl ClientCertVerifier for Verifier {
 }
 
 /// Shows the newest SVID of this server. Its key is made ready once for each SVID.
-struct Resolver {
+pub(crate) struct Resolver {
     svid: watch::Receiver<Arc<X509Svid>>,
     made: ArcSwapOption<(Arc<X509Svid>, Arc<CertifiedKey>)>,
+}
+
+impl Resolver {
+    pub(crate) fn new(svid: watch::Receiver<Arc<X509Svid>>) -> Self {
+        Self {
+            svid,
+            made: ArcSwapOption::empty(),
+        }
+    }
 }
 
 impl ResolvesServerCert for Resolver {

@@ -34,6 +34,7 @@ use proto::csi::NodePublishVolumeRequest;
 use proto::signet::node::ReportRequest;
 use proto::signet::node::report_request::Change;
 use runtime::authority::AuthorityFilter;
+use server::federation::EndpointUrl;
 use server::store::Backup;
 use workload_api::client::Endpoint;
 use workload_api::fake::{replay, replay_delta};
@@ -418,6 +419,19 @@ pub fn sealed_record(data: &[u8]) {
         assert_eq!(item.name(), name);
         let again = Item::decode(name, &item.encode()).expect("our own bytes are read");
         assert!(again.is_same(&item));
+    }
+}
+
+/// The URL of a bundle endpoint is read the same again, and names nobody.
+pub fn endpoint_url(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else {
+        return;
+    };
+    if let Ok(url) = EndpointUrl::parse(text) {
+        assert_eq!(EndpointUrl::parse(url.as_str()), Ok(url.clone()));
+        let rest = url.as_str().strip_prefix("https://").expect("it is https");
+        let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+        assert!(!authority.is_empty() && !authority.contains('@'), "{url}");
     }
 }
 

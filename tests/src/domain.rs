@@ -20,6 +20,8 @@ pub struct Plan {
     pub server: Make,
     /// Lines for the block `server`, such as `ca_ttl = "1h"`.
     pub server_keys: String,
+    /// Further variables in the environment of the server.
+    pub server_variables: Vec<(String, String)>,
     /// Whether agents look at the programs of their callers, and not at their ids alone.
     pub discover_workload_path: bool,
     /// Further plugins of the server.
@@ -36,6 +38,7 @@ impl Plan {
             trust_domain: "example.org".to_owned(),
             server,
             server_keys: String::new(),
+            server_variables: Vec::new(),
             discover_workload_path: true,
             server_plugins: String::new(),
             ours: String::new(),
@@ -64,6 +67,13 @@ impl Plan {
     pub fn key(mut self, line: &str) -> Self {
         self.server_keys.push_str(line);
         self.server_keys.push('\n');
+        self
+    }
+
+    /// Sets a variable in the environment of the server.
+    pub fn variable(mut self, name: &str, value: &str) -> Self {
+        self.server_variables
+            .push((name.to_owned(), value.to_owned()));
         self
     }
 
@@ -421,7 +431,9 @@ fn open_folder(made: std::io::Result<TempDir>) -> TempDir {
 
 fn start_server(plan: &Plan, folder: &Path) -> Process {
     let mut command = plan.server.server();
+    let variables = plan.server_variables.iter();
     command
+        .envs(variables.map(|(name, value)| (name, value)))
         .args(["run", "-config"])
         .arg(folder.join("server.conf"));
     Process::start("server", &mut command)

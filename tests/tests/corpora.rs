@@ -29,6 +29,7 @@ const TARGETS: &[(&str, Body)] = &[
     ("sds_requests", bodies::sds_requests),
     ("delta_requests", bodies::delta_requests),
     ("endpoint", bodies::endpoint),
+    ("endpoint_url", bodies::endpoint_url),
     ("agent_state", bodies::agent_state),
     ("backup", bodies::backup),
     ("sealed_record", bodies::sealed_record),

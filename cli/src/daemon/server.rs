@@ -61,10 +61,13 @@ pub(crate) async fn run(session: &mut Session, values: &Values) -> Result<(), Fa
 
 fn load(session: &Session, values: &Values) -> Result<(Config, Vec<Warning>), Failure> {
     let document = document(session, values, DEFAULT_CONFIG)?;
-    Config::load(&document, overrides(values)).map_err(|error| Failure::chain(&error))
+    Config::load(&document, overrides(session, values)).map_err(|error| Failure::chain(&error))
 }
 
-fn overrides(values: &Values) -> Overrides {
+/// As Go's programs, and OpenSSL's, read it.
+const WEB_ROOTS: &str = "SSL_CERT_FILE";
+
+fn overrides(session: &Session, values: &Values) -> Overrides {
     Overrides {
         bind_address: text(values, "bindAddress"),
         server_port: number(values, "serverPort"),
@@ -72,6 +75,7 @@ fn overrides(values: &Values) -> Overrides {
         data_dir: path(values, "dataDir"),
         log: log(values),
         trust_domain: text(values, "trustDomain"),
+        web_roots: session.environment.get(WEB_ROOTS).map(Into::into),
         allow_unknown_config: values.switch("allowUnknownConfig"),
     }
 }

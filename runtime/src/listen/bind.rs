@@ -261,7 +261,8 @@ impl BoundTcp {
         self.addr
     }
 
-    pub(crate) fn into_std(self) -> TcpListener {
+    /// The socket, for a listener of the caller's own.
+    pub fn into_std(self) -> TcpListener {
         self.listener
     }
 }

@@ -7,6 +7,7 @@ use std::error::Error;
 
 use attestors::node::{Decision, Refusal as NotAttested};
 use identity::entry::EntryError;
+use identity::trust_domain::TrustDomain;
 use proto::spire::types;
 use tonic::{Code, Status};
 use tracing::{debug, error, warn};
@@ -14,6 +15,7 @@ use tracing::{debug, error, warn};
 use super::caller::Caller;
 use crate::authority::SignError;
 use crate::bundles::KeyIdTaken;
+use crate::federation::RefreshError;
 use crate::store::BackupError;
 use crate::writes::WriteError;
 use crate::writes::bundles::Refusal as BundleRefusal;
@@ -123,6 +125,14 @@ pub(super) fn bundle_refused(refusal: BundleRefusal) -> Status {
 pub(super) fn not_appended(what: &str, refused: &KeyIdTaken) -> Status {
     debug!(error.reason = refused.reason(), "Refused an authority");
     Status::already_exists(format!("{what}: {refused}"))
+}
+
+/// Why a bundle was not fetched. The operator who asked learns all of it: what is wrong is mostly the
+/// other end.
+pub(super) fn not_refreshed(trust_domain: &TrustDomain, error: &RefreshError) -> Status {
+    let chain = runtime::report::chain(error);
+    warn!(%trust_domain, error = chain, error.reason = error.reason(), "Could not refresh a bundle");
+    Status::internal(format!("failed to refresh bundle: {chain}"))
 }
 
 /// Why an entry was not created.

@@ -19,7 +19,8 @@ use tonic::{Request, Response, Status};
 use super::caller::Caller;
 use super::convert::page;
 use super::convert::relationship::to_proto;
-use super::{Services, not_built, status};
+use super::{Services, status};
+use crate::federation::Refreshed;
 
 #[derive(Debug)]
 pub(super) struct Service {
@@ -109,9 +110,17 @@ impl TrustDomain for Service {
 
     async fn refresh_bundle(
         &self,
-        _request: Request<RefreshBundleRequest>,
+        request: Request<RefreshBundleRequest>,
     ) -> Result<Response<()>, Status> {
-        Err(not_built("RefreshBundle"))
+        let trust_domain = trust_domain(&request.into_inner().trust_domain)?;
+        match self.services.refresher.refresh(&trust_domain).await {
+            Ok(Refreshed::Changed | Refreshed::Unchanged) => Ok(Response::new(())),
+            Ok(Refreshed::NoRelationship) => Err(Status::not_found(format!(
+                "no relationship with trust domain {:?}",
+                trust_domain.name()
+            ))),
+            Err(error) => Err(status::not_refreshed(&trust_domain, &error)),
+        }
     }
 }
 

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use runtime::config::{Body, HealthChecks, LogSettings, Telemetry};
 use serde::Deserialize;
 
+use super::federation::Federation;
+
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub(super) struct File {
@@ -50,8 +52,8 @@ pub(super) struct Server {
     pub(super) socket_path: Option<PathBuf>,
     pub(super) trust_domain: Option<String>,
     pub(super) experimental: Experimental,
+    pub(super) federation: Option<Federation>,
     // Known, and not built.
-    pub(super) federation: Option<Body>,
     pub(super) proxy_protocol_trusted_cidrs: Vec<String>,
     pub(super) ratelimit: Option<RateLimit>,
     // Known, and without effect.

@@ -9,6 +9,7 @@ use identity::trust_domain::TrustDomain;
 use runtime::config::{ConfigErrors, Problems, UnknownKey, Warning, given, overrule};
 use runtime::log::LogConfig;
 
+use super::federation;
 use super::plugins::{self, Plugins};
 use super::{
     AuthorityConfig, Config, DEFAULT_BIND_ADDRESS, DEFAULT_BIND_PORT, DEFAULT_CA_TTL,
@@ -40,6 +41,7 @@ pub(super) fn read(
             .read("server", &mut problems),
         health: file.health_checks.read(&mut problems),
         prometheus: file.telemetry.read(&mut problems),
+        web_roots: overrides.web_roots.clone(),
     };
     apply(&mut server, overrides);
     refuse_unbuilt(&server, &mut problems);
@@ -65,6 +67,7 @@ struct Rest {
     log: LogConfig,
     health: Option<HealthConfig>,
     prometheus: Option<HostPort>,
+    web_roots: Option<PathBuf>,
 }
 
 fn assemble(server: &raw::Server, rest: Rest, problems: &mut Problems) -> Option<Config> {
@@ -100,6 +103,9 @@ fn assemble(server: &raw::Server, rest: Rest, problems: &mut Problems) -> Option
     }
     let admin_ids = admin_ids(&server.admin_ids, problems);
     let prune_agents = prune(server, problems);
+    let mut federation =
+        federation::read(server.federation.as_ref(), trust_domain.as_ref(), problems);
+    federation.web_roots = rest.web_roots;
     Some(Config {
         trust_domain: trust_domain?,
         data_dir: data_dir?,
@@ -131,6 +137,7 @@ fn assemble(server: &raw::Server, rest: Rest, problems: &mut Problems) -> Option
         health: rest.health,
         prometheus: rest.prometheus,
         publish: rest.plugins.publish,
+        federation,
     })
 }
 
@@ -147,11 +154,6 @@ fn refuse_unbuilt(server: &raw::Server, problems: &mut Problems) {
     let experimental = &server.experimental;
     let set = |text: &Option<String>| given(text.as_deref()).is_some();
     for (key, asked, what) in [
-        (
-            "federation",
-            server.federation.is_some(),
-            "federation (bundle endpoints)",
-        ),
         (
             "proxy_protocol_trusted_cidrs",
             !server.proxy_protocol_trusted_cidrs.is_empty(),

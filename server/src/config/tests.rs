@@ -117,10 +117,6 @@ fn refuses_by_name_what_is_not_built() {
     let with = |key: &str| SPIRE.replacen("server {", &format!("server {{\n{key}\n"), 1);
     for (key, part) in [
         (
-            "federation { bundle_endpoint { address = \"0.0.0.0\" } }",
-            "federation (bundle endpoints)",
-        ),
-        (
             "proxy_protocol_trusted_cidrs = [\"10.0.0.0/8\"]",
             "the PROXY protocol",
         ),

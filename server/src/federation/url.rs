@@ -85,16 +85,7 @@ impl EndpointUrl {
     pub fn as_str(&self) -> &str {
         &self.text
     }
-}
 
-#[cfg_attr(
-    not(test),
-    expect(
-        dead_code,
-        reason = "the client of bundle endpoints calls it when it arrives"
-    )
-)]
-impl EndpointUrl {
     /// The host, without the brackets of an IPv6 address.
     pub(crate) fn host(&self) -> &str {
         let host = self.uri.host().unwrap_or_default();

@@ -25,6 +25,11 @@ impl Relationships {
         self.by_trust_domain.get(trust_domain)
     }
 
+    /// Whether `other` is the same list, unchanged.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        self.by_trust_domain.ptr_eq(&other.by_trust_domain)
+    }
+
     /// All of them, ordered by trust domain.
     pub(crate) fn iter(&self) -> impl Iterator<Item = &StoredRelationship> {
         self.by_trust_domain.values()

@@ -13,6 +13,8 @@ mod downstream;
 #[cfg(test)]
 mod entries;
 #[cfg(test)]
+mod federation;
+#[cfg(test)]
 mod feed;
 #[cfg(test)]
 mod kubernetes;

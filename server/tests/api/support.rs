@@ -46,6 +46,7 @@ pub(crate) const DOMAIN: &str = "example.org";
 pub(crate) struct Server {
     pub(crate) handle: Option<Handle>,
     pub(crate) admin: Channel,
+    pub(crate) metrics: Metrics,
     tasks: TaskGroup,
     trigger: ShutdownTrigger,
     folder: Option<TempDir>,
@@ -119,9 +120,10 @@ impl Server {
     pub(crate) async fn start(config: Config) -> Result<Self, StartError> {
         let (trigger, _) = Shutdown::new();
         let tasks = TaskGroup::new(trigger.clone());
+        let metrics = Metrics::new();
         let deps = Deps {
             clock: Clock::system(),
-            metrics: Metrics::new(),
+            metrics: metrics.clone(),
             tasks: tasks.clone(),
             readiness: Readiness::new(),
             log: Some(LogHandle::for_test(&LogConfig::default()).unwrap()),
@@ -131,6 +133,7 @@ impl Server {
         Ok(Self {
             handle: Some(handle),
             admin,
+            metrics,
             tasks,
             trigger,
             folder: None,
@@ -391,11 +394,11 @@ pub(crate) async fn call(channel: &Channel, path: &str) -> Result<(), Status> {
     answer.into_inner().message().await.map(|_| ())
 }
 
-/// Takes the server of our trust domain, and no other.
+/// Takes the server of a trust domain, and no other.
 #[derive(Debug)]
-struct ServerId {
-    roots: Bundle,
-    provider: Arc<CryptoProvider>,
+pub(crate) struct ServerId {
+    pub(crate) roots: Bundle,
+    pub(crate) provider: Arc<CryptoProvider>,
 }
 
 impl ServerCertVerifier for ServerId {

@@ -5,6 +5,8 @@
 #[cfg(test)]
 mod commands;
 #[cfg(test)]
+mod federation;
+#[cfg(test)]
 mod nested;
 
 use tests::programs::Make::{Signet, Spire};
