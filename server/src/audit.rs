@@ -47,9 +47,7 @@ pub(crate) enum Event<'a> {
         agent_id: Option<&'a SpiffeId>,
     },
     Bundle(BundleTurn, &'a TrustDomain),
-    RelationshipCreated(&'a TrustDomain),
-    RelationshipUpdated(&'a TrustDomain),
-    RelationshipDeleted(&'a TrustDomain),
+    Relationship(Edit, &'a TrustDomain),
     /// What an operator did with the authority of this name.
     Authority(Turn, Kind, &'a str),
     UpstreamTainted(&'a str),
@@ -106,6 +104,14 @@ pub(crate) enum Turn {
     Revoked,
 }
 
+/// What became of a federation relationship.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Edit {
+    Created,
+    Updated,
+    Deleted,
+}
+
 /// What became of an attestation that is in doubt.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Doubt {
@@ -133,9 +139,9 @@ impl Event<'_> {
             Self::Bundle(BundleTurn::Set, _) => "bundle_set",
             Self::Bundle(BundleTurn::Appended, _) => "bundle_appended",
             Self::Bundle(BundleTurn::Deleted, _) => "bundle_deleted",
-            Self::RelationshipCreated(_) => "federation_relationship_created",
-            Self::RelationshipUpdated(_) => "federation_relationship_updated",
-            Self::RelationshipDeleted(_) => "federation_relationship_deleted",
+            Self::Relationship(Edit::Created, _) => "federation_relationship_created",
+            Self::Relationship(Edit::Updated, _) => "federation_relationship_updated",
+            Self::Relationship(Edit::Deleted, _) => "federation_relationship_deleted",
             Self::Authority(Turn::Prepared, ..) => "authority_prepared",
             Self::Authority(Turn::Activated, ..) => "authority_activated",
             Self::Authority(Turn::Tainted, ..) => "authority_tainted",
@@ -282,10 +288,7 @@ impl Audit {
                 token.expires_at = crate::records::to_seconds(expires_at),
                 spiffe.id = agent_id.map(SpiffeId::as_str)
             ),
-            Event::Bundle(_, trust_domain)
-            | Event::RelationshipCreated(trust_domain)
-            | Event::RelationshipUpdated(trust_domain)
-            | Event::RelationshipDeleted(trust_domain) => {
+            Event::Bundle(_, trust_domain) | Event::Relationship(_, trust_domain) => {
                 line!(self, event, caller, %trust_domain);
             }
             Event::Authority(_, kind, id) => {

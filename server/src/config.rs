@@ -5,6 +5,7 @@
 
 mod federation;
 mod k8s_psat;
+mod oidc;
 mod plugins;
 mod provisioned;
 mod publish;
@@ -87,6 +88,7 @@ pub struct Config {
     /// Where the trust bundle is put.
     pub publish: Vec<TargetConfig>,
     pub federation: FederationConfig,
+    pub oidc: Option<OidcConfig>,
 }
 
 /// How trust bundles are exchanged with other trust domains.
@@ -117,6 +119,15 @@ pub enum ServingConfig {
     HttpsSpiffe,
     /// By a certificate that somebody else keeps in files.
     HttpsWeb(CertificateFiles),
+}
+
+/// OpenID Connect discovery by the server itself.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct OidcConfig {
+    pub address: HostPort,
+    /// The names that it may be asked by, in lower case.
+    pub domains: BTreeSet<String>,
+    pub certificate: CertificateFiles,
 }
 
 impl Default for FederationConfig {
@@ -217,6 +228,7 @@ impl Config {
             prometheus: None,
             publish: Vec::new(),
             federation: FederationConfig::default(),
+            oidc: None,
         }
     }
 

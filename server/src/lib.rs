@@ -10,6 +10,7 @@ mod feed;
 mod housekeeping;
 mod index;
 pub mod keys;
+mod oidc;
 mod presence;
 pub mod publish;
 mod records;

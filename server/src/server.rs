@@ -21,18 +21,21 @@ use tracing::info;
 use crate::api::{Gate, JwtSvids, Probe, RpcMetrics, Services, Ttls, admin_routes, port_routes};
 use crate::audit::Audit;
 use crate::authority::{self, Authorities, Upstream, Visible};
-use crate::config::{BundleEndpointConfig, Config, KeysConfig, ServingConfig, StoreConfig};
+use crate::config::{
+    BundleEndpointConfig, Config, KeysConfig, OidcConfig, ServingConfig, StoreConfig,
+};
 use crate::federation::{self, BundleDocument, Refresher};
 use crate::feed::{Hub, Metrics as FeedMetrics};
 use crate::housekeeping::{Pruner, watch_health};
 use crate::index::{Index, IndexError};
 use crate::keys::{Keys, KeysError};
+use crate::oidc::Discovery;
 use crate::presence::Presence;
 use crate::publish::{self, Connection, Publisher, TargetConfig};
 use crate::store::{OpenError, Store, StoreError};
 use crate::tls::{Clients, Resolver, server_config};
 use crate::verifiers::Verifiers;
-use crate::web::{self, CertificateError, FileCertificate};
+use crate::web::{self, CertificateError, CertificateFiles, FileCertificate};
 use crate::writes::Writer;
 
 /// Whoever can write to the socket administers the server.
@@ -61,6 +64,7 @@ pub struct Handle {
     pub health_addr: Option<SocketAddr>,
     pub metrics_addr: Option<SocketAddr>,
     pub bundle_endpoint_addr: Option<SocketAddr>,
+    pub oidc_addr: Option<SocketAddr>,
     store: Store,
     feed: TaskGroup,
 }
@@ -95,7 +99,7 @@ pub enum StartError {
     },
     #[error("could not use the name of a Kubernetes cluster in agent IDs")]
     ClusterName(#[from] SpiffeIdError),
-    #[error("could not use the serving certificate of the bundle endpoint")]
+    #[error("could not use a serving certificate")]
     ServingCertificate(#[from] CertificateError),
     #[error("could not set up TLS")]
     Tls(#[from] rustls::Error),
@@ -132,6 +136,7 @@ struct Bound {
     health: Option<(BoundTcp, HealthConfig)>,
     metrics: Option<BoundTcp>,
     bundle_endpoint: Option<(BoundTcp, BundleEndpointConfig)>,
+    oidc: Option<(BoundTcp, OidcConfig)>,
 }
 
 /// Starts a server, and returns when it answers.
@@ -155,7 +160,7 @@ pub async fn start(config: Config, deps: Deps) -> Result<Handle, StartError> {
         index: index.clone(),
         trust_domain: config.trust_domain.clone(),
     };
-    let refresher = refresher(&config, &index, &writer, &deps);
+    let refresher = start_refresher(&config, &index, &writer, &deps);
     let services = Arc::new(Services {
         trust_domain: config.trust_domain.clone(),
         index: index.clone(),
@@ -169,7 +174,7 @@ pub async fn start(config: Config, deps: Deps) -> Result<Handle, StartError> {
         verifiers: Verifiers::of(&config)?,
         presence: Presence::default(),
         feed: start_feed(&index, &deps),
-        refresher: refresher.clone(),
+        refresher,
         feed_keepalive: config.feed_keepalive,
         log: deps.log.clone(),
         shutdown: deps.tasks.shutdown(),
@@ -184,18 +189,9 @@ pub async fn start(config: Config, deps: Deps) -> Result<Handle, StartError> {
         metrics: deps.metrics.register(RpcMetrics::register),
         presence: services.presence.clone(),
     });
-    let clients = Clients {
-        trust_domain: config.trust_domain.clone(),
-        admin_ids: config.admin_ids.clone(),
-        index: index.clone(),
-        clock: deps.clock.clone(),
-    };
-    let tls = server_config(authorities.server_svid(), clients)?;
+    let tls = server_config(authorities.server_svid(), clients(&config, &index, &deps))?;
     let handle = bound.handle(&config, store, feed);
-    let bundle_endpoint = bound.bundle_endpoint.take();
-    serve_bundle(bundle_endpoint, &authorities, &index, &deps)?;
-    deps.tasks
-        .spawn("follow bundles", refresher.run(deps.tasks.clone()));
+    serve_documents(&mut bound, &config, &authorities, &index, &deps)?;
     bound.serve(&deps, tls, &services, &gate, probe.clone());
     publish(publishing, &index, &deps);
     keep_house(
@@ -227,12 +223,17 @@ async fn bind(config: &Config) -> Result<Bound, StartError> {
         None => None,
         Some(endpoint) => Some((bind_host(&endpoint.address).await?, endpoint.clone())),
     };
+    let oidc = match &config.oidc {
+        None => None,
+        Some(oidc) => Some((bind_host(&oidc.address).await?, oidc.clone())),
+    };
     Ok(Bound {
         port: bind_host(&config.bind).await?,
         admin: bind_unix(&config.socket_path, ADMIN_SOCKET_MODE)?,
         health,
         metrics,
         bundle_endpoint,
+        oidc,
     })
 }
 
@@ -300,6 +301,7 @@ impl Bound {
             health_addr: self.health.as_ref().map(|(bound, _)| bound.addr()),
             metrics_addr: self.metrics.as_ref().map(BoundTcp::addr),
             bundle_endpoint_addr: self.bundle_endpoint.as_ref().map(|(bound, _)| bound.addr()),
+            oidc_addr: self.oidc.as_ref().map(|(bound, _)| bound.addr()),
             store,
             feed,
         }
@@ -350,20 +352,40 @@ impl Bound {
     }
 }
 
-fn refresher(config: &Config, index: &Index, writer: &Writer, deps: &Deps) -> Refresher {
+/// Starts to fetch the bundles of other trust domains.
+fn start_refresher(config: &Config, index: &Index, writer: &Writer, deps: &Deps) -> Refresher {
     let settings = federation::Settings {
         configured: config.federation.federates_with.clone(),
         web_roots: config.federation.web_roots.clone(),
         deadline: config.federation.fetch_deadline,
     };
     let metrics = deps.metrics.register(federation::Metrics::register);
-    Refresher::new(
-        settings,
-        index.clone(),
-        writer.clone(),
-        deps.clock.clone(),
-        metrics,
-    )
+    let clock = deps.clock.clone();
+    let refresher = Refresher::new(settings, index.clone(), writer.clone(), clock, metrics);
+    deps.tasks
+        .spawn("follow bundles", refresher.clone().run(deps.tasks.clone()));
+    refresher
+}
+
+fn clients(config: &Config, index: &Index, deps: &Deps) -> Clients {
+    Clients {
+        trust_domain: config.trust_domain.clone(),
+        admin_ids: config.admin_ids.clone(),
+        index: index.clone(),
+        clock: deps.clock.clone(),
+    }
+}
+
+/// Starts the listeners for those who know nothing of gRPC.
+fn serve_documents(
+    bound: &mut Bound,
+    config: &Config,
+    authorities: &Authorities,
+    index: &Index,
+    deps: &Deps,
+) -> Result<(), StartError> {
+    serve_bundle(bound.bundle_endpoint.take(), authorities, index, deps)?;
+    serve_discovery(bound.oidc.take(), config, index, deps)
 }
 
 /// Serves our own bundle to other trust domains.
@@ -378,12 +400,7 @@ fn serve_bundle(
     };
     let tls = match config.serving {
         ServingConfig::HttpsSpiffe => web::tls(Arc::new(Resolver::new(authorities.server_svid())))?,
-        ServingConfig::HttpsWeb(files) => {
-            let certificate = Arc::new(FileCertificate::load(files)?);
-            let keep = Arc::clone(&certificate).keep(deps.clock.clone(), deps.tasks.shutdown());
-            deps.tasks.spawn("serving certificate", keep);
-            web::tls(certificate)?
-        }
+        ServingConfig::HttpsWeb(files) => web::tls(kept_certificate(files, deps)?)?,
     };
     let document = BundleDocument {
         index: index.clone(),
@@ -394,6 +411,43 @@ fn serve_bundle(
         bound,
         tls,
         Arc::new(document),
+        &deps.tasks,
+    );
+    Ok(())
+}
+
+/// A certificate that is read again when its files change.
+fn kept_certificate(
+    files: CertificateFiles,
+    deps: &Deps,
+) -> Result<Arc<FileCertificate>, CertificateError> {
+    let certificate = Arc::new(FileCertificate::load(files)?);
+    let keep = Arc::clone(&certificate).keep(deps.clock.clone(), deps.tasks.shutdown());
+    deps.tasks.spawn("serving certificate", keep);
+    Ok(certificate)
+}
+
+/// Serves our JWT authorities to those who know OpenID Connect alone.
+fn serve_discovery(
+    oidc: Option<(BoundTcp, OidcConfig)>,
+    config: &Config,
+    index: &Index,
+    deps: &Deps,
+) -> Result<(), StartError> {
+    let Some((bound, oidc)) = oidc else {
+        return Ok(());
+    };
+    let tls = web::tls(kept_certificate(oidc.certificate, deps)?)?;
+    let discovery = Discovery {
+        index: index.clone(),
+        domains: oidc.domains,
+        issuer: config.authority.jwt_issuer.clone(),
+    };
+    web::start(
+        "oidc_discovery",
+        bound,
+        tls,
+        Arc::new(discovery),
         &deps.tasks,
     );
     Ok(())

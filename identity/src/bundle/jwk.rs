@@ -19,6 +19,8 @@ pub(super) struct Jwk {
     #[serde(skip_serializing_if = "Option::is_none")]
     kid: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    alg: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     crv: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     x: Option<String>,
@@ -63,6 +65,22 @@ impl Jwk {
         Self {
             kid: Some(authority.key_id.clone()),
             ..Self::of_key(&authority.public_key)
+        }
+    }
+
+    /// For readers who know OpenID Connect alone: a key for signatures (RFC 7517 4.2, 4.4).
+    pub(super) fn of_jwt_for_signatures(authority: &JwtAuthority) -> Self {
+        let alg = match authority.public_key.algorithm() {
+            KeyAlgorithm::Rsa(_) => "RS256",
+            KeyAlgorithm::EcP256 => "ES256",
+            KeyAlgorithm::EcP384 => "ES384",
+            KeyAlgorithm::EcP521 => "ES512",
+            KeyAlgorithm::Ed25519 => "EdDSA",
+        };
+        Self {
+            usage: Some("sig"),
+            alg: Some(alg),
+            ..Self::of_jwt_without_use(authority)
         }
     }
 

@@ -63,6 +63,17 @@ impl Bundle {
             spiffe_refresh_hint: 0,
         })
     }
+
+    /// The JWT authorities alone, for readers who know OpenID Connect and not SPIFFE: a JWK Set whose
+    /// keys have a `kid`, and are for signatures by one algorithm each.
+    pub fn oidc_jwks_json(&self) -> String {
+        let keys = self.jwt_authorities.iter().map(Jwk::of_jwt_for_signatures);
+        to_text(&Document {
+            keys: keys.collect(),
+            spiffe_sequence: 0,
+            spiffe_refresh_hint: 0,
+        })
+    }
 }
 
 /// Texts and numbers in a vector: nothing that could fail to be written.

@@ -50,7 +50,7 @@ struct ServingProfile {
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
-struct ServingCertFile {
+pub(super) struct ServingCertFile {
     cert_file_path: Option<PathBuf>,
     key_file_path: Option<PathBuf>,
     file_sync_interval: Option<String>,
@@ -158,7 +158,7 @@ fn serving(profile: &ServingProfile, path: &str, problems: &mut Problems) -> Opt
         .map(ServingConfig::HttpsWeb)
 }
 
-fn certificate_files(
+pub(super) fn certificate_files(
     files: &ServingCertFile,
     path: &str,
     problems: &mut Problems,

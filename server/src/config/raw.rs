@@ -6,6 +6,7 @@ use runtime::config::{Body, HealthChecks, LogSettings, Telemetry};
 use serde::Deserialize;
 
 use super::federation::Federation;
+use super::oidc::OidcDiscovery;
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
@@ -23,6 +24,7 @@ pub(super) struct File {
 pub(super) struct Signet {
     pub(super) store: Option<String>,
     pub(super) http_challenge_networks: Vec<String>,
+    pub(super) oidc_discovery: Option<OidcDiscovery>,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -10,6 +10,7 @@ use runtime::config::{ConfigErrors, Problems, UnknownKey, Warning, given, overru
 use runtime::log::LogConfig;
 
 use super::federation;
+use super::oidc::{self, OidcDiscovery};
 use super::plugins::{self, Plugins};
 use super::{
     AuthorityConfig, Config, DEFAULT_BIND_ADDRESS, DEFAULT_BIND_PORT, DEFAULT_CA_TTL,
@@ -42,6 +43,7 @@ pub(super) fn read(
         health: file.health_checks.read(&mut problems),
         prometheus: file.telemetry.read(&mut problems),
         web_roots: overrides.web_roots.clone(),
+        oidc: file.signet.oidc_discovery,
     };
     apply(&mut server, overrides);
     refuse_unbuilt(&server, &mut problems);
@@ -68,6 +70,7 @@ struct Rest {
     health: Option<HealthConfig>,
     prometheus: Option<HostPort>,
     web_roots: Option<PathBuf>,
+    oidc: Option<OidcDiscovery>,
 }
 
 fn assemble(server: &raw::Server, rest: Rest, problems: &mut Problems) -> Option<Config> {
@@ -106,6 +109,10 @@ fn assemble(server: &raw::Server, rest: Rest, problems: &mut Problems) -> Option
     let mut federation =
         federation::read(server.federation.as_ref(), trust_domain.as_ref(), problems);
     federation.web_roots = rest.web_roots;
+    let issuer = authority.jwt_issuer.as_deref();
+    let oidc = rest
+        .oidc
+        .and_then(|said| oidc::read(&said, issuer, problems));
     Some(Config {
         trust_domain: trust_domain?,
         data_dir: data_dir?,
@@ -138,6 +145,7 @@ fn assemble(server: &raw::Server, rest: Rest, problems: &mut Problems) -> Option
         prometheus: rest.prometheus,
         publish: rest.plugins.publish,
         federation,
+        oidc,
     })
 }
 

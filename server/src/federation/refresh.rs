@@ -123,13 +123,14 @@ impl Refresher {
         &self,
         trust_domain: &TrustDomain,
     ) -> Result<Refreshed, RefreshError> {
-        let turn = Arc::clone(
-            self.inner
-                .turns
-                .lock()
-                .entry(trust_domain.clone())
-                .or_default(),
-        );
+        // First, so that nothing is kept of a name that was only asked for.
+        if self
+            .endpoint(&self.inner.index.snapshot(), trust_domain)
+            .is_none()
+        {
+            return Ok(Refreshed::NoRelationship);
+        }
+        let turn = self.turn(trust_domain);
         let _turn = turn.lock().await;
         let snapshot = self.inner.index.snapshot();
         let Some(endpoint) = self.endpoint(&snapshot, trust_domain).cloned() else {
@@ -149,6 +150,11 @@ impl Refresher {
             );
         }
         outcome
+    }
+
+    fn turn(&self, trust_domain: &TrustDomain) -> Arc<tokio::sync::Mutex<()>> {
+        let mut turns = self.inner.turns.lock();
+        Arc::clone(turns.entry(trust_domain.clone()).or_default())
     }
 
     async fn fetch_and_store(

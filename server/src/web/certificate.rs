@@ -166,7 +166,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let [one, other] = [(); 2].map(|()| KeyPair::generate().unwrap());
         let files = write(&folder, &one, &one);
-        let certificate = FileCertificate::load(files.clone()).unwrap();
+        let certificate = FileCertificate::load(files).unwrap();
         let first = certificate.current.load_full();
         write(&folder, &other, &one);
         certificate.sync();

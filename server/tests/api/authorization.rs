@@ -108,7 +108,6 @@ async fn what_is_not_built_says_so_to_those_who_may_call_it() {
     let server = start().await;
     for path in [
         "/spire.api.server.localauthority.v1.LocalAuthority/GetWITAuthorityState",
-        "/spire.api.server.trustdomain.v1.TrustDomain/ListFederationRelationships",
         "/spire.api.server.svid.v1.SVID/MintWITSVID",
     ] {
         assert_eq!(

@@ -1,6 +1,6 @@
 //! Facts about the exchange of bundles: our endpoint, our client, and endpoints that mean no good.
 
-mod endpoint;
+pub(crate) mod endpoint;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -422,18 +422,29 @@ async fn a_fetched_bundle_outlives_a_restart_without_its_endpoint() {
 }
 
 /// What our endpoint said.
-struct Said {
-    status: u16,
-    content_type: String,
-    body: String,
+pub(crate) struct Said {
+    pub(crate) status: u16,
+    pub(crate) content_type: String,
+    pub(crate) cache_control: String,
+    pub(crate) body: String,
 }
 
 /// Asks our endpoint, and takes its certificate if the roots or the bundle do.
 async fn ask(addr: SocketAddr, request: &str, config: ClientConfig) -> std::io::Result<Said> {
+    ask_as(addr, request, "x", config).await
+}
+
+/// The same of a host that is named so.
+pub(crate) async fn ask_as(
+    addr: SocketAddr,
+    request: &str,
+    host: &str,
+    config: ClientConfig,
+) -> std::io::Result<Said> {
     let tls = TlsConnector::from(Arc::new(config));
     let name = ServerName::try_from("127.0.0.1").unwrap();
     let mut stream = tls.connect(name, TcpStream::connect(addr).await?).await?;
-    let request = format!("{request} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+    let request = format!("{request} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await?;
     let mut text = String::new();
     stream.read_to_string(&mut text).await?;
@@ -445,6 +456,7 @@ async fn ask(addr: SocketAddr, request: &str, config: ClientConfig) -> std::io::
     Ok(Said {
         status: head.split(' ').nth(1).unwrap().parse().unwrap(),
         content_type: header("content-type: "),
+        cache_control: header("cache-control: "),
         body: body.to_owned(),
     })
 }

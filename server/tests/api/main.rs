@@ -27,6 +27,8 @@ mod mint;
 #[cfg(test)]
 mod nodes;
 #[cfg(test)]
+mod oidc;
+#[cfg(test)]
 mod operator;
 #[cfg(test)]
 mod support;

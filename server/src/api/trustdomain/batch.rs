@@ -14,7 +14,7 @@ use super::super::Services;
 use super::super::caller::Caller;
 use super::super::convert::relationship::{from_proto, to_proto};
 use super::super::status;
-use crate::audit::Event;
+use crate::audit::{Edit, Event};
 use crate::federation::Relationship;
 use crate::index::Snapshot;
 use crate::writes::Plan;
@@ -22,6 +22,9 @@ use crate::writes::relationships::{Patch, Refusal, RelationshipWrites};
 
 /// An item that was read, or the status it is refused with already.
 type Item<T> = Result<T, Status>;
+
+/// What became of a relationship that was to be deleted.
+type Deleted = Item<Result<(), Refusal>>;
 
 /// A relationship as written, with the bundle of its trust domain.
 type Written = (Relationship, Option<Bundle>);
@@ -58,7 +61,7 @@ pub(super) async fn create(
         let (status, federation_relationship) = told(outcome, mask, refused, |trust_domain| {
             services
                 .audit
-                .record(caller, Event::RelationshipCreated(trust_domain));
+                .record(caller, Event::Relationship(Edit::Created, trust_domain));
         });
         batch_create_federation_relationship_response::Result {
             status: Some(status),
@@ -111,7 +114,7 @@ pub(super) async fn update(
         let (status, federation_relationship) = told(outcome, mask, refused, |trust_domain| {
             services
                 .audit
-                .record(caller, Event::RelationshipUpdated(trust_domain));
+                .record(caller, Event::Relationship(Edit::Updated, trust_domain));
         });
         batch_update_federation_relationship_response::Result {
             status: Some(status),
@@ -144,28 +147,27 @@ pub(super) async fn delete(
     let outcomes = services.writer.write(plan).await;
     let outcomes = outcomes
         .map_err(|error| status::write("failed to delete federation relationship", &error))?;
-    let result =
-        |((outcome, item), asked): ((Item<Result<(), Refusal>>, &Item<TrustDomain>), &String)| {
-            let status = match (outcome, item) {
-                (Ok(Ok(())), Ok(trust_domain)) => {
-                    services
-                        .audit
-                        .record(caller, Event::RelationshipDeleted(trust_domain));
-                    status::ok()
-                }
-                (Ok(Err(refusal)), _) => status::item(&Status::not_found(refusal.to_string())),
-                (Err(status), _) => status::item(&status),
-                (_, Err(status)) => status::item(status),
-            };
-            // What was asked for by its SPIFFE ID is answered by its name, as SPIRE does.
-            let trust_domain = item
-                .as_ref()
-                .map_or_else(|_| asked.clone(), |name| name.name().to_owned());
-            batch_delete_federation_relationship_response::Result {
-                status: Some(status),
-                trust_domain,
+    let result = |((outcome, item), asked): ((Deleted, &Item<TrustDomain>), &String)| {
+        let status = match (outcome, item) {
+            (Ok(Ok(())), Ok(trust_domain)) => {
+                services
+                    .audit
+                    .record(caller, Event::Relationship(Edit::Deleted, trust_domain));
+                status::ok()
             }
+            (Ok(Err(refusal)), _) => status::item(&Status::not_found(refusal.to_string())),
+            (Err(status), _) => status::item(&status),
+            (_, Err(status)) => status::item(status),
         };
+        // What was asked for by its SPIFFE ID is answered by its name, as SPIRE does.
+        let trust_domain = item
+            .as_ref()
+            .map_or_else(|_| asked.clone(), |name| name.name().to_owned());
+        batch_delete_federation_relationship_response::Result {
+            status: Some(status),
+            trust_domain,
+        }
+    };
     let asked = request.trust_domains.iter();
     Ok(outcomes
         .into_iter()

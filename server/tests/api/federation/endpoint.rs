@@ -22,13 +22,13 @@ use tokio::task::AbortHandle;
 use tokio_rustls::TlsAcceptor;
 
 /// An authority, and what it signs.
-pub(super) struct Authority {
+pub(crate) struct Authority {
     issuer: Issuer<'static, KeyPair>,
     certificate: rcgen::Certificate,
 }
 
 impl Authority {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -42,7 +42,7 @@ impl Authority {
     }
 
     /// The bundle of a trust domain with this authority alone.
-    pub(super) fn bundle(&self, trust_domain: &str, sequence: u64) -> Bundle {
+    pub(crate) fn bundle(&self, trust_domain: &str, sequence: u64) -> Bundle {
         let mut bundle = Bundle::new(TrustDomain::parse(trust_domain).unwrap());
         let certificate = Certificate::parse(self.certificate.der()).unwrap();
         bundle.add_x509_authority(X509Authority::new(certificate));
@@ -50,12 +50,12 @@ impl Authority {
         bundle
     }
 
-    pub(super) fn write_pem(&self, path: &Path) {
+    pub(crate) fn write_pem(&self, path: &Path) {
         std::fs::write(path, self.certificate.pem()).unwrap();
     }
 
     /// A certificate for a name: a SPIFFE ID, or a host.
-    pub(super) fn sign(&self, name: SanType) -> Leaf {
+    pub(crate) fn sign(&self, name: SanType) -> Leaf {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::default();
         params.subject_alt_names = vec![name];
@@ -76,22 +76,22 @@ fn limit(params: &mut CertificateParams) {
     params.not_after = SystemTime::into(now + hour);
 }
 
-pub(super) struct Leaf {
-    pub(super) certificate: rcgen::Certificate,
-    pub(super) key: KeyPair,
+pub(crate) struct Leaf {
+    pub(crate) certificate: rcgen::Certificate,
+    pub(crate) key: KeyPair,
 }
 
-pub(super) fn spiffe_id(id: &str) -> SanType {
+pub(crate) fn spiffe_id(id: &str) -> SanType {
     SanType::URI(id.try_into().unwrap())
 }
 
-pub(super) fn loopback() -> SanType {
+pub(crate) fn loopback() -> SanType {
     SanType::IpAddress("127.0.0.1".parse().unwrap())
 }
 
 /// What is said to a request.
 #[derive(Clone, Debug)]
-pub(super) enum Say {
+pub(crate) enum Say {
     Bundle(Bundle),
     Text(String),
     /// A status line with headers, and no body.
@@ -102,8 +102,8 @@ pub(super) enum Say {
 }
 
 /// The endpoint. It ends with this.
-pub(super) struct Endpoint {
-    pub(super) addr: SocketAddr,
+pub(crate) struct Endpoint {
+    pub(crate) addr: SocketAddr,
     say: Arc<Mutex<Say>>,
     asked: Arc<AtomicUsize>,
     task: AbortHandle,
@@ -116,7 +116,7 @@ impl Drop for Endpoint {
 }
 
 impl Endpoint {
-    pub(super) async fn start(leaf: Leaf, say: Say) -> Self {
+    pub(crate) async fn start(leaf: Leaf, say: Say) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
@@ -161,16 +161,16 @@ impl Endpoint {
         }
     }
 
-    pub(super) fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         format!("https://{}/", self.addr)
     }
 
-    pub(super) fn say(&self, say: Say) {
+    pub(crate) fn say(&self, say: Say) {
         *self.say.lock() = say;
     }
 
     /// How many requests have come.
-    pub(super) fn asked(&self) -> usize {
+    pub(crate) fn asked(&self) -> usize {
         self.asked.load(Ordering::SeqCst)
     }
 }

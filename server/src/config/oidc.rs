@@ -1,0 +1,130 @@
+//! The block `signet { oidc_discovery { … } }`: OpenID Connect discovery by the server itself.
+
+use std::collections::BTreeSet;
+
+use runtime::config::{HostPort, Problems, given};
+use serde::Deserialize;
+
+use super::OidcConfig;
+use super::federation::{ServingCertFile, certificate_files};
+
+const DEFAULT_ADDRESS: &str = "0.0.0.0";
+/// Issuers have no port in their URL, as a rule.
+const DEFAULT_PORT: i64 = 443;
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct OidcDiscovery {
+    address: Option<String>,
+    port: Option<i64>,
+    domains: Vec<String>,
+    serving_cert_file: Option<ServingCertFile>,
+}
+
+/// Reads the block. `jwt_issuer` is the `iss` of our tokens.
+pub(super) fn read(
+    said: &OidcDiscovery,
+    jwt_issuer: Option<&str>,
+    problems: &mut Problems,
+) -> Option<OidcConfig> {
+    let path = |key: &str| format!("signet.oidc_discovery.{key}");
+    problems.add_if(
+        said.domains.is_empty(),
+        &path("domains"),
+        "at least one domain must be given",
+    );
+    let mut domains = BTreeSet::new();
+    for domain in &said.domains {
+        let is_name = !domain.is_empty()
+            && domain
+                .bytes()
+                .all(|byte| byte.is_ascii_alphanumeric() || byte == b'.' || byte == b'-');
+        let what = format!("{domain:?} is not a domain: letters, digits, dots and dashes");
+        problems.add_if(!is_name, &path("domains"), what);
+        domains.insert(domain.to_ascii_lowercase());
+    }
+    // OpenID Connect Discovery 4.3: the issuer that is shown is the `iss` of the tokens.
+    let is_ours = |issuer: &str| {
+        let host = issuer.strip_prefix("https://").unwrap_or_default();
+        domains.contains(host.split([':', '/']).next().unwrap_or_default())
+    };
+    problems.warn_if(
+        !jwt_issuer.is_some_and(is_ours),
+        "signet.oidc_discovery: server.jwt_issuer is not https:// and one of the domains, so \
+         others refuse JWT-SVIDs as ID tokens",
+    );
+    let host = given(said.address.as_deref()).unwrap_or(DEFAULT_ADDRESS);
+    let port = said.port.unwrap_or(DEFAULT_PORT);
+    let address = HostPort::read(&path("port"), Some(host), port, problems);
+    let path = path("serving_cert_file");
+    problems.add_if(
+        said.serving_cert_file.is_none(),
+        &path,
+        "must be configured",
+    );
+    let files = said.serving_cert_file.as_ref()?;
+    let certificate = certificate_files(files, &path, problems);
+    Some(OidcConfig {
+        address: address?,
+        domains,
+        certificate: certificate?,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::config::{Config, OidcConfig, Overrides};
+
+    fn load(oidc: &str) -> Result<(Option<OidcConfig>, String), String> {
+        let text = format!(
+            r#"server {{ trust_domain = "example.org" data_dir = "/d" jwt_issuer = "https://oidc.example.org" }}
+            plugins {{ DataStore "sql" {{ plugin_data {{ database_type = "sqlite3" }} }}
+            KeyManager "memory" {{ plugin_data {{}} }} NodeAttestor "join_token" {{ plugin_data {{}} }} }}
+            signet {{ oidc_discovery {{ {oidc} }} }}"#
+        );
+        let document = runtime::config::parse(&text).unwrap();
+        let loaded = Config::load(&document, Overrides::default());
+        let (config, warnings) = loaded.map_err(|error| error.to_string())?;
+        Ok((config.oidc, format!("{warnings:?}")))
+    }
+
+    const FILES: &str =
+        r#"serving_cert_file { cert_file_path = "/c.pem" key_file_path = "/k.pem" }"#;
+
+    #[test]
+    fn reads_the_block_and_warns_of_an_issuer_that_is_not_its_own() {
+        let (config, warnings) =
+            load(&format!(r#"domains = ["OIDC.example.org"] {FILES}"#)).unwrap();
+        let config = config.unwrap();
+        assert_eq!(
+            (config.address.host.as_str(), config.address.port),
+            ("0.0.0.0", 443)
+        );
+        assert!(config.domains.contains("oidc.example.org"));
+        assert!(!warnings.contains("jwt_issuer"), "{warnings}");
+        let (_, warnings) = load(&format!(r#"domains = ["other.org"] {FILES}"#)).unwrap();
+        assert!(warnings.contains("jwt_issuer"), "{warnings}");
+    }
+
+    #[test]
+    fn names_what_is_missing_or_wrong() {
+        for (text, what) in [
+            (FILES.to_owned(), "domains`: at least one domain"),
+            (
+                r#"domains = ["a.org"]"#.to_owned(),
+                "serving_cert_file`: must be configured",
+            ),
+            (
+                format!(r#"domains = ["a.org/x"] {FILES}"#),
+                "is not a domain",
+            ),
+            (
+                format!(r#"domains = ["a.org"] port = 70000 {FILES}"#),
+                "is not a port",
+            ),
+        ] {
+            let refused = load(&text).unwrap_err();
+            assert!(refused.contains(what), "{text}: {refused}");
+        }
+    }
+}
