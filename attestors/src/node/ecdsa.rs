@@ -12,7 +12,8 @@ pub(super) fn ecdsa_der(r: &[u8], s: &[u8]) -> Vec<u8> {
             .get(..MAX_NUMBER_BYTES.min(digits.len()))
             .unwrap_or_default();
         let sign = digits.first().is_none_or(|byte| byte & 0x80 != 0);
-        let body = [&[0][..usize::from(sign)], digits].concat();
+        let zero: &[u8] = if sign { &[0] } else { &[] };
+        let body = [zero, digits].concat();
         element(0x02, &body)
     };
     element(0x30, &[number(r), number(s)].concat())

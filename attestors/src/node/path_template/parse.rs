@@ -96,7 +96,7 @@ fn call(function: &str, arguments: &[Word]) -> Result<Function, TemplateError> {
     })
 }
 
-fn field<'a>(word: &'a str) -> Result<&'a str, TemplateError> {
+fn field(word: &str) -> Result<&str, TemplateError> {
     let name = word.strip_prefix('.').filter(|name| {
         let is_name =
             |part: &str| !part.is_empty() && part.chars().all(|c| c.is_alphanumeric() || c == '_');

@@ -96,10 +96,7 @@ fn refuses_what_is_over_and_who_may_not_sign() {
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     });
     let middle = narrow.intermediate(|_| {});
-    let chain = [
-        middle.leaf("spiffe://example.org/x"),
-        middle.certificate,
-    ];
+    let chain = [middle.leaf("spiffe://example.org/x"), middle.certificate];
     assert!(above(&chain, &[&narrow]).is_err());
     let late = now() + Duration::from_secs(3600 * 24 * 365);
     let roots = [root.certificate.clone()];

@@ -149,5 +149,6 @@ fn number(bytes: &[u8]) -> Vec<u8> {
     let sign = digits.first().is_some_and(|byte| byte & 0x80 != 0);
     let length = digits.len() + usize::from(sign);
     let length = u32::try_from(length).unwrap_or_default().to_be_bytes();
-    [&length[..], &[0][..usize::from(sign)], digits].concat()
+    let zero: &[u8] = if sign { &[0] } else { &[] };
+    [&length[..], zero, digits].concat()
 }
