@@ -17,6 +17,7 @@ pub mod metrics;
 pub mod process;
 pub mod quota;
 pub mod random;
+pub mod rate;
 pub mod readiness;
 pub mod report;
 pub mod shutdown;

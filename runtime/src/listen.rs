@@ -22,7 +22,6 @@ mod metrics;
 mod names;
 mod pace;
 mod preface;
-mod rate;
 mod service;
 mod tls;
 mod writing;

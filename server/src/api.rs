@@ -38,6 +38,7 @@ use crate::config::Config;
 use crate::federation::Refresher;
 use crate::feed::Hub;
 use crate::index::Index;
+use crate::limits::CallLimits;
 use crate::presence::Presence;
 use crate::verifiers::Verifiers;
 use crate::writes::Writer;
@@ -63,6 +64,7 @@ pub(crate) struct Services {
     pub(crate) clock: Clock,
     pub(crate) audit: Audit,
     pub(crate) ttls: Ttls,
+    pub(crate) limits: CallLimits,
     pub(crate) jwt_svids: JwtSvids,
     /// Whether an agent's own SPIFFE ID is one of its selectors.
     pub(crate) agent_id_as_selector: bool,

@@ -69,6 +69,7 @@ pub struct Config {
     /// SPIFFE IDs that may administer the server, also from federated trust domains.
     pub admin_ids: BTreeSet<SpiffeId>,
     pub audit_log_enabled: bool,
+    pub rate_limits: RateLimits,
     /// Whether an agent's own SPIFFE ID is one of its selectors.
     pub agent_id_as_selector: bool,
     /// The Kubernetes clusters whose pods may attest by `k8s_psat`.
@@ -169,6 +170,15 @@ pub struct AuthorityConfig {
     pub upstream: Option<DiskConfig>,
 }
 
+/// What is limited, as SPIRE's block `ratelimit` has it.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct RateLimits {
+    /// Attestations from one address.
+    pub attestation: bool,
+    /// Signatures for one caller.
+    pub signing: bool,
+}
+
 /// When the records of agents that expired are removed. Banned agents never are.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct PruneConfig {
@@ -216,6 +226,10 @@ impl Config {
             disable_jwt_svids: false,
             admin_ids: BTreeSet::new(),
             audit_log_enabled: false,
+            rate_limits: RateLimits {
+                attestation: true,
+                signing: true,
+            },
             agent_id_as_selector: false,
             k8s_clusters: None,
             x509pop: None,

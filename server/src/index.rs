@@ -236,8 +236,7 @@ impl Snapshot {
             }
             Some(Family::Relationship) => self.relationships.put(*revision, value),
             // The other guards, authorities and logs are for their writers alone.
-            Some(Family::EntryUnique | Family::Authority | Family::Log)
-            | None => Ok(()),
+            Some(Family::EntryUnique | Family::Authority | Family::Log) | None => Ok(()),
         };
         put.map_err(|source| IndexError::Record {
             key: key.clone(),
@@ -253,8 +252,7 @@ impl Snapshot {
             Some(Family::Bundle) => self.bundles.delete(key.name()),
             Some(Family::Reference) => self.bundles.unrefer(key.name()),
             Some(Family::Relationship) => self.relationships.delete(key.name()),
-            Some(Family::EntryUnique | Family::Authority | Family::Log)
-            | None => {}
+            Some(Family::EntryUnique | Family::Authority | Family::Log) | None => {}
         }
     }
 }

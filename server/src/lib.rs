@@ -10,6 +10,7 @@ mod feed;
 mod housekeeping;
 mod index;
 pub mod keys;
+mod limits;
 mod oidc;
 mod presence;
 pub mod publish;

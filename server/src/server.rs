@@ -29,6 +29,7 @@ use crate::feed::{Hub, Metrics as FeedMetrics};
 use crate::housekeeping::{Pruner, watch_health};
 use crate::index::{Index, IndexError};
 use crate::keys::{Keys, KeysError};
+use crate::limits::CallLimits;
 use crate::oidc::Discovery;
 use crate::presence::Presence;
 use crate::publish::{self, Connection, Publisher, TargetConfig};
@@ -169,6 +170,7 @@ pub async fn start(config: Config, deps: Deps) -> Result<Handle, StartError> {
         clock: deps.clock.clone(),
         audit: audit.clone(),
         ttls: Ttls::of(&config),
+        limits: CallLimits::new(config.rate_limits),
         jwt_svids: JwtSvids::of(&config),
         agent_id_as_selector: config.agent_id_as_selector,
         verifiers: Verifiers::of(&config)?,

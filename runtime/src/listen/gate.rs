@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::limits::{ContainerKey, Limits, Rate, Share};
-use super::rate::Bucket;
+use crate::rate::Bucket;
 use crate::unix::Credentials;
 
 /// After so many connections those that left are forgotten, or after as many as there are holders.

@@ -12,8 +12,8 @@ use tokio::time::Instant;
 
 use super::limits::Rate;
 use super::pace::Pace;
-use super::rate::Bucket;
 use crate::authority::AuthorityFilter;
+use crate::rate::Bucket;
 
 /// RFC 9113, 3.4.
 const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";

@@ -10,12 +10,15 @@ use identity::entry::EntryError;
 use identity::trust_domain::TrustDomain;
 use proto::spire::types;
 use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, StatusExt as _};
 use tracing::{debug, error, warn};
 
+use super::Services;
 use super::caller::Caller;
 use crate::authority::SignError;
 use crate::bundles::KeyIdTaken;
 use crate::federation::RefreshError;
+use crate::limits::Exceeded;
 use crate::store::BackupError;
 use crate::writes::WriteError;
 use crate::writes::bundles::Refusal as BundleRefusal;
@@ -133,6 +136,25 @@ pub(super) fn not_refreshed(trust_domain: &TrustDomain, error: &RefreshError) ->
     let chain = runtime::report::chain(error);
     warn!(%trust_domain, error = chain, error.reason = error.reason(), "Could not refresh a bundle");
     Status::internal(format!("failed to refresh bundle: {chain}"))
+}
+
+/// Why a call is to come again later: the standard details say when.
+pub(super) fn limited(exceeded: &Exceeded) -> Status {
+    let message = format!("rate limit exceeded: {exceeded}");
+    let details = match exceeded {
+        Exceeded::TooOften { after, .. } => ErrorDetails::with_retry_info(Some(*after)),
+        Exceeded::TooMany { .. } => ErrorDetails::new(),
+    };
+    Status::with_error_details(Code::ResourceExhausted, message, details)
+}
+
+/// Counts a signature for a caller that is no agent. Processes of this machine are not limited.
+pub(super) fn within_measure(services: &Services, caller: &Caller) -> Result<(), Status> {
+    let Some(svid) = caller.svid() else {
+        return Ok(());
+    };
+    let admitted = services.limits.sign(&svid.id, 1);
+    admitted.map_err(|exceeded| limited(&exceeded))
 }
 
 /// Why an entry was not created.

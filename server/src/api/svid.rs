@@ -56,6 +56,8 @@ impl Service {
             .and_then(|id| snapshot.entries.authorized_one(agent.asker(), &id, now))
             .ok_or_else(|| Status::not_found("entry not found or not authorized"))?;
         check_audience(&request.audience)?;
+        let admitted = services.limits.sign(agent.id(), 1);
+        admitted.map_err(|exceeded| status::limited(&exceeded))?;
         let entry = &entry.value;
         let wanted = JwtSvidRequest {
             id: &entry.spiffe_id,

@@ -1,7 +1,7 @@
 //! Which hosts may attest by what an operator has set up on them: `NodeAttestor "sshpop"` and
 //! `NodeAttestor "http_challenge"`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use attestors::node::http_challenge::{self, Network, Pattern};
 use attestors::node::sshpop::{self, Authorities, template};
@@ -43,7 +43,7 @@ pub(super) fn sshpop(plugin: &Plugin, problems: &mut Problems) -> Option<sshpop:
     })
 }
 
-fn authorities_in(plugin: &Plugin, path: &PathBuf, problems: &mut Problems) -> Option<Authorities> {
+fn authorities_in(plugin: &Plugin, path: &Path, problems: &mut Problems) -> Option<Authorities> {
     let key = plugin.key("cert_authorities_path");
     let content = files::read_limited(path, MAX_FILE_BYTES);
     let content = content.map_err(|error| report::chain(&error));

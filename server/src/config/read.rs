@@ -15,7 +15,8 @@ use super::plugins::{self, Plugins};
 use super::{
     AuthorityConfig, Config, DEFAULT_BIND_ADDRESS, DEFAULT_BIND_PORT, DEFAULT_CA_TTL,
     DEFAULT_FEED_KEEPALIVE, DEFAULT_JWT_SVID_TTL, DEFAULT_PRUNE_BATCH, DEFAULT_SOCKET_PATH,
-    DEFAULT_X509_SVID_TTL, HealthConfig, HostPort, Overrides, PruneConfig, StoreConfig, raw,
+    DEFAULT_X509_SVID_TTL, HealthConfig, HostPort, Overrides, PruneConfig, RateLimits, StoreConfig,
+    raw,
 };
 use crate::authority::CaSubject;
 use crate::keys::KeyType;
@@ -79,31 +80,7 @@ fn assemble(server: &raw::Server, rest: Rest, problems: &mut Problems) -> Option
     problems.add_if(data_dir.is_none(), "", "data_dir must be configured");
     let bind = bind(server, problems);
     let authority = authority(server, problems);
-    let ttl = |key: &str, text: &Option<String>, default, problems: &mut Problems| {
-        problems
-            .length(&format!("server.{key}"), text.as_deref())
-            .unwrap_or(default)
-    };
-    let x509 = ttl(
-        "default_x509_svid_ttl",
-        &server.default_x509_svid_ttl,
-        DEFAULT_X509_SVID_TTL,
-        problems,
-    );
-    let jwt = ttl(
-        "default_jwt_svid_ttl",
-        &server.default_jwt_svid_ttl,
-        DEFAULT_JWT_SVID_TTL,
-        problems,
-    );
-    let agent = ttl("agent_ttl", &server.agent_ttl, x509, problems);
-    for (key, ttl) in [
-        ("default_x509_svid_ttl", x509),
-        ("default_jwt_svid_ttl", jwt),
-        ("agent_ttl", agent),
-    ] {
-        warn_about_ttl(key, ttl, authority.ca_ttl, problems);
-    }
+    let ttls = ttls(server, authority.ca_ttl, problems);
     let admin_ids = admin_ids(&server.admin_ids, problems);
     let prune_agents = prune(server, problems);
     let mut federation =
@@ -127,12 +104,13 @@ fn assemble(server: &raw::Server, rest: Rest, problems: &mut Problems) -> Option
             upstream: rest.plugins.upstream,
             ..authority
         },
-        default_x509_svid_ttl: x509,
-        default_jwt_svid_ttl: jwt,
-        agent_ttl: agent,
+        default_x509_svid_ttl: ttls.x509,
+        default_jwt_svid_ttl: ttls.jwt,
+        agent_ttl: ttls.agent,
         disable_jwt_svids: server.disable_jwt_svids == Some(true),
         admin_ids,
         audit_log_enabled: server.audit_log_enabled == Some(true),
+        rate_limits: rate_limits(server.ratelimit.as_ref()),
         agent_id_as_selector: server.experimental.agent_spiffe_id_as_selector == Some(true),
         k8s_clusters: rest.plugins.k8s_clusters,
         x509pop: rest.plugins.x509pop,
@@ -147,6 +125,51 @@ fn assemble(server: &raw::Server, rest: Rest, problems: &mut Problems) -> Option
         federation,
         oidc,
     })
+}
+
+/// SPIRE limits both where nothing is said.
+fn rate_limits(said: Option<&raw::RateLimit>) -> RateLimits {
+    let is_on = |flag: fn(&raw::RateLimit) -> Option<bool>| said.and_then(flag) != Some(false);
+    RateLimits {
+        attestation: is_on(|limits| limits.attestation),
+        signing: is_on(|limits| limits.signing),
+    }
+}
+
+/// How long what the server signs lives.
+struct Ttls {
+    x509: Duration,
+    jwt: Duration,
+    agent: Duration,
+}
+
+fn ttls(server: &raw::Server, ca_ttl: Duration, problems: &mut Problems) -> Ttls {
+    let ttl = |key: &str, text: &Option<String>, default, problems: &mut Problems| {
+        problems
+            .length(&format!("server.{key}"), text.as_deref())
+            .unwrap_or(default)
+    };
+    let x509 = ttl(
+        "default_x509_svid_ttl",
+        &server.default_x509_svid_ttl,
+        DEFAULT_X509_SVID_TTL,
+        problems,
+    );
+    let jwt = ttl(
+        "default_jwt_svid_ttl",
+        &server.default_jwt_svid_ttl,
+        DEFAULT_JWT_SVID_TTL,
+        problems,
+    );
+    let agent = ttl("agent_ttl", &server.agent_ttl, x509, problems);
+    for (key, ttl) in [
+        ("default_x509_svid_ttl", x509),
+        ("default_jwt_svid_ttl", jwt),
+        ("agent_ttl", agent),
+    ] {
+        warn_about_ttl(key, ttl, ca_ttl, problems);
+    }
+    Ttls { x509, jwt, agent }
 }
 
 fn apply(server: &mut raw::Server, said: Overrides) {
@@ -213,12 +236,6 @@ fn refuse_unbuilt(server: &raw::Server, problems: &mut Problems) {
 
 /// Tells what is accepted and changes nothing.
 fn warn_without_effect(server: &raw::Server, problems: &mut Problems) {
-    if let Some(limits) = &server.ratelimit
-        && (limits.attestation != Some(false) || limits.signing != Some(false))
-    {
-        problems
-            .warn("server.ratelimit: limits per address are not built yet; calls are not limited");
-    }
     let experimental = &server.experimental;
     for (key, set) in [
         (

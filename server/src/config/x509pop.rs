@@ -1,6 +1,6 @@
 //! Whose certificates prove nodes: `NodeAttestor "x509pop"`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use attestors::node::x509pop::{
     DEFAULT_MAX_INTERMEDIATES, DEFAULT_MAX_RSA_BITS, DEFAULT_SVID_PREFIX, Options, Trust, template,
@@ -112,7 +112,7 @@ fn paths(plugin: &Plugin, said: &Settings, problems: &mut Problems) -> Vec<PathB
 }
 
 /// The roots in a file. They are read once, as SPIRE's server does.
-fn roots(plugin: &Plugin, path: &PathBuf, problems: &mut Problems) -> Option<Vec<Certificate>> {
+fn roots(plugin: &Plugin, path: &Path, problems: &mut Problems) -> Option<Vec<Certificate>> {
     let key = plugin.key("ca_bundle_path");
     let limit = u64::try_from(MAX_LIST_BYTES).unwrap_or(u64::MAX);
     let content = files::read_limited(path, limit).map_err(|error| report::chain(&error));

@@ -268,3 +268,23 @@ async fn jwt_svids_can_be_switched_off() {
         (Code::Unimplemented, "JWT functionality is disabled")
     );
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_that_asks_too_often_is_told_when_to_come_again_and_no_other_is_held_up() {
+    use tonic_types::StatusExt as _;
+    let server = start().await;
+    let (_, _, greedy) = server.agent().await;
+    let (other, _, patient) = server.agent().await;
+    let entry = server.entry(&other, "/other").await;
+    let many = || vec![("no-such-entry", b"csr".to_vec()); 500];
+    let refused = loop {
+        if let Err(refused) = batch(&greedy, many()).await {
+            break refused;
+        }
+    };
+    assert_eq!(refused.code(), Code::ResourceExhausted);
+    assert!(refused.message().contains("try again in"), "{refused}");
+    let hint = refused.get_details_retry_info().unwrap().retry_delay;
+    assert!(hint.unwrap() <= std::time::Duration::from_secs(1));
+    issue(&patient, &entry).await.unwrap();
+}

@@ -99,6 +99,13 @@ async fn some_bundle(server: &Server, trust_domain: &str) -> Bundle {
 }
 
 #[tokio::test]
+async fn what_there_is_no_relationship_with_is_not_found() {
+    let server = start().await;
+    assert_eq!(get(&server, "d.org").await, Err(Code::NotFound));
+    assert_eq!(get(&server, "d/org").await, Err(Code::InvalidArgument));
+}
+
+#[tokio::test]
 async fn each_relationship_of_a_batch_has_a_status_of_its_own() {
     let server = start().await;
     let web = https_web("a.org", "https://a.org:8443/b");
@@ -161,16 +168,17 @@ async fn each_relationship_of_a_batch_has_a_status_of_its_own() {
             format!("{convert}trust domain bundle (\"x.org\") must match the trust domain of the federation relationship (\"d.org\")"),
         ),
     ];
-    let relationships = asked.iter().map(|(asked, ..)| asked.clone()).collect();
-    let told = create(&server, relationships).await;
+    let told = create(
+        &server,
+        asked.iter().map(|(asked, ..)| asked.clone()).collect(),
+    )
+    .await;
     for ((code, message), (asked, expected, said)) in told.iter().zip(&asked) {
         assert_eq!((code, message), (expected, said), "{asked:?}");
     }
     assert_eq!(told.len(), asked.len());
     assert_eq!(get(&server, "spiffe://a.org").await, Ok(web));
     assert_eq!(get(&server, "b.org").await, Ok(spiffe));
-    assert_eq!(get(&server, "d.org").await, Err(Code::NotFound));
-    assert_eq!(get(&server, "d/org").await, Err(Code::InvalidArgument));
 }
 
 #[tokio::test]

@@ -1,6 +1,5 @@
 //! Federation of our server with SPIRE's, by both profiles and in both directions, and the commands of
 //! either program on either server.
-#![expect(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::path::{Path, PathBuf};
 

@@ -7,6 +7,8 @@ mod commands;
 #[cfg(test)]
 mod federation;
 #[cfg(test)]
+mod files;
+#[cfg(test)]
 mod nested;
 
 use tests::programs::Make::{Signet, Spire};

@@ -162,10 +162,8 @@ fn an_svid_needs_a_leaf_of_our_profile_and_its_key() {
     assert_eq!(svid.id().as_str(), "spiffe://example.org/a");
     assert_eq!((svid.leaf(), svid.chain()), (&leaf, chain.as_slice()));
     assert_eq!(svid.validity(), leaf.validity());
-    assert_eq!(
-        svid.authority_key_id(),
-        between.certificate.subject_key_id()
-    );
+    // Of the authority in the bundle, not of the one between.
+    assert_eq!(svid.authority_key_id(), root.certificate.subject_key_id());
     assert_eq!(parse_concatenated_der(&svid.chain_der()).unwrap(), chain);
     assert_eq!(parse_pem_certificates(&svid.chain_pem()).unwrap(), chain);
     assert!(!format!("{svid:?}").contains("pkcs8"));

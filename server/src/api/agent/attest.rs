@@ -50,6 +50,8 @@ pub(super) async fn attest(
         Some(Step::ChallengeResponse(_)) | None => return Err(malformed("missing params")),
     };
     let (data, svid) = check(params)?;
+    let admitted = services.limits.attest(caller.addr());
+    admitted.map_err(|exceeded| status::limited(&exceeded))?;
     let csr = || {
         let csr = Csr::parse_and_verify(&svid.csr);
         csr.map_err(|error| status::invalid("failed to parse CSR", &error))

@@ -39,6 +39,8 @@ pub(super) async fn renew(
     if params.csr.is_empty() {
         return Err(Status::invalid_argument("missing CSR"));
     }
+    let admitted = services.limits.sign(id, 1);
+    admitted.map_err(|exceeded| status::limited(&exceeded))?;
     let csr = Csr::parse_and_verify(&params.csr)
         .map_err(|error| status::invalid("failed to parse CSR", &error))?;
     let issued = attest::sign(services, id, &csr)?;

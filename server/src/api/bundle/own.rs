@@ -47,6 +47,7 @@ pub(super) async fn publish(
     request: PublishJwtAuthorityRequest,
 ) -> Result<Vec<types::JwtKey>, Status> {
     const INVALID: &str = "invalid JWT authority";
+    status::within_measure(services, caller)?;
     let key = request
         .jwt_authority
         .ok_or_else(|| Status::invalid_argument("missing JWT authority"))?;

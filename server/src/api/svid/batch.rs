@@ -43,6 +43,8 @@ pub(super) async fn issue(
             "too many parameters, the maximum is {MAX_BATCH}"
         )));
     }
+    let admitted = services.limits.sign(agent.id(), params.len());
+    admitted.map_err(|exceeded| status::limited(&exceeded))?;
     let now = services.clock.now();
     let snapshot = services.index.snapshot();
     let items: Vec<Item> = params

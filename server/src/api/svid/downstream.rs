@@ -21,6 +21,7 @@ pub(super) fn issue(
     caller: &Caller,
     request: &NewDownstreamX509caRequest,
 ) -> Result<NewDownstreamX509caResponse, Status> {
+    status::within_measure(services, caller)?;
     let csr = Csr::parse_and_verify(&request.csr).map_err(|error| {
         let what = match error {
             CsrError::Signature(_) => "invalid CSR signature",

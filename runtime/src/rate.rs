@@ -4,18 +4,18 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::limits::Rate;
+use crate::listen::Rate;
 
 /// One holder's bucket. It is a point in time, so it costs nothing while nobody calls.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Bucket {
+pub struct Bucket {
     // When it will be full. In the past, and before the first call, it is.
     full_at: Option<Instant>,
 }
 
 impl Bucket {
     /// Whether there is a token.
-    pub(super) fn has_one(&self, rate: Rate, now: Instant) -> bool {
+    pub fn has_one(&self, rate: Rate, now: Instant) -> bool {
         let Some(step) = step(rate) else { return true };
         // A bucket of `burst` tokens, of which one is asked for.
         let may_lack = step * (rate.burst.max(1) - 1);
@@ -23,19 +23,40 @@ impl Bucket {
     }
 
     /// Takes so many tokens, whether there are any or not.
-    pub(super) fn take(&mut self, tokens: u32, rate: Rate, now: Instant) {
+    pub fn take(&mut self, tokens: u32, rate: Rate, now: Instant) {
         if let Some(step) = step(rate) {
             self.full_at = Some(now + self.lacks(now) + step * tokens);
         }
     }
 
+    /// Takes so many tokens if there are as many; else tells after how long there will be, or `None` if the
+    /// bucket never holds as many.
+    pub fn take_all(
+        &mut self,
+        tokens: u32,
+        rate: Rate,
+        now: Instant,
+    ) -> Result<(), Option<Duration>> {
+        let Some(step) = step(rate) else {
+            return Ok(());
+        };
+        let spare = rate.burst.max(1).checked_sub(tokens).ok_or(None)?;
+        match self.lacks(now).checked_sub(step * spare) {
+            None | Some(Duration::ZERO) => {
+                self.take(tokens, rate, now);
+                Ok(())
+            }
+            Some(wait) => Err(Some(wait)),
+        }
+    }
+
     /// Whether more was taken than it can hold.
-    pub(super) fn is_in_debt(&self, rate: Rate, now: Instant) -> bool {
+    pub fn is_in_debt(&self, rate: Rate, now: Instant) -> bool {
         step(rate).is_some_and(|step| self.lacks(now) > step * rate.burst.max(1))
     }
 
     /// Whether it has nothing to remember.
-    pub(super) fn is_full(&self, now: Instant) -> bool {
+    pub fn is_full(&self, now: Instant) -> bool {
         self.lacks(now).is_zero()
     }
 
@@ -102,6 +123,25 @@ mod tests {
             assert!(taken(&mut bucket, Rate::UNLIMITED, Instant::now()));
         }
         assert!(bucket.is_full(Instant::now()));
+    }
+
+    #[test]
+    fn many_tokens_are_taken_together_or_not_and_the_wait_for_them_is_told() {
+        let (rate, start) = (Rate::new(10, 30), Instant::now());
+        let mut bucket = Bucket::default();
+        assert_eq!(bucket.take_all(31, rate, start), Err(None));
+        assert_eq!(bucket.take_all(25, rate, start), Ok(()));
+        let wait = Duration::from_secs(1);
+        assert_eq!(bucket.take_all(15, rate, start), Err(Some(wait)));
+        assert_eq!(bucket.take_all(5, rate, start), Ok(()));
+        let all = start + Duration::from_secs(3);
+        assert!(
+            bucket
+                .take_all(30, rate, all - Duration::from_nanos(1))
+                .is_err()
+        );
+        assert_eq!(bucket.take_all(30, rate, all), Ok(()));
+        assert_eq!(bucket.take_all(1_000, Rate::UNLIMITED, start), Ok(()));
     }
 
     proptest! {
