@@ -1,6 +1,5 @@
 //! Federation relationships by SPIRE's commands, with the output recorded of SPIRE. Of its words,
 //! those about its database are ours.
-#![expect(clippy::unwrap_used, reason = "a test may panic")]
 
 mod support;
 
