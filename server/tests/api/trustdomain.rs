@@ -174,8 +174,7 @@ async fn each_relationship_of_a_batch_has_a_status_of_its_own() {
     for ((code, message), (asked, expected, said)) in told.iter().zip(&asked) {
         assert_eq!((code, message), (expected, said), "{asked:?}");
     }
-    let stored = [("spiffe://a.org", web), ("b.org", spiffe)];
-    for (name, asked) in stored {
+    for (name, asked) in [("spiffe://a.org", web), ("b.org", spiffe)] {
         assert_eq!(get(&server, name).await, Ok(asked));
     }
 }
