@@ -25,6 +25,7 @@ use arc_swap::ArcSwap;
 use identity::{bundle::Bundle, key::PublicKey, x509::X509Svid};
 use runtime::{clock::Clock, tasks::TaskGroup};
 use tokio::sync::{Mutex, Semaphore, watch};
+use tracing::warn;
 
 pub(crate) use self::local::{Known, States};
 pub(crate) use self::slots::{SlotId, State};
@@ -82,6 +83,7 @@ struct Inner {
     config: Config,
     store: Store,
     clock: Clock,
+    tasks: TaskGroup,
     active: ArcSwap<Active>,
     keepers: Mutex<Keepers>,
     bundle: watch::Sender<Arc<Bundle>>,
@@ -108,7 +110,23 @@ impl Keepers {
     async fn settle(&mut self, config: &Config, now: SystemTime) -> Result<(), RotateError> {
         let x509 = self.x509.settle(config, now).await;
         let jwt = self.jwt.settle(config, now).await;
-        x509.and(jwt)
+        self.read_again_after(x509.and(jwt), config, now).await
+    }
+
+    /// After a journal that is not as it was left: a commit was made, and its answer was lost. What it says
+    /// counts, so that the next step goes on from there.
+    async fn read_again_after(
+        &mut self,
+        outcome: Result<(), RotateError>,
+        config: &Config,
+        now: SystemTime,
+    ) -> Result<(), RotateError> {
+        if let Err(RotateError::JournalTaken { key }) = &outcome {
+            warn!(store.key = %key, "The journal of the authorities is not as it was left: reading it again");
+            self.x509 = self.x509.again(config, now).await?;
+            self.jwt = self.jwt.again(config, now).await?;
+        }
+        outcome
     }
 
     fn active(&self) -> Option<Active> {
@@ -147,6 +165,7 @@ impl Authorities {
         let inner = Inner {
             store,
             clock,
+            tasks: tasks.clone(),
             active: ArcSwap::from_pointee(active),
             keepers: Mutex::new(keepers),
             bundle: watch::Sender::new(Arc::new(stored.bundle)),
@@ -161,6 +180,13 @@ impl Authorities {
             .follow_bundle(stored.revision, tasks.shutdown());
         tasks.spawn("own-bundle", follow);
         Ok(authorities)
+    }
+
+    /// From now on what is active signs.
+    fn sign_with(&self, keepers: &Keepers) {
+        if let Some(active) = keepers.active() {
+            self.0.active.store(Arc::new(active));
+        }
     }
 
     /// Signs an X509-SVID. This is work for a processor core, not for a thread that serves others:

@@ -102,33 +102,46 @@ pub(crate) struct Additions {
     pub(crate) jwt: Vec<JwtAuthority>,
 }
 
-/// A key whose ID another key of the bundle has. Which of the two a token was signed with could not be
-/// told any more, so the one that was there stays.
-#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
-#[error("another JWT authority has the key ID {0:?}")]
-pub(crate) struct KeyIdTaken(String);
+/// The most JWT authorities of a bundle: every agent holds them all.
+const MAX_JWT_AUTHORITIES: usize = 1024;
 
-impl KeyIdTaken {
+/// Why an authority does not join a bundle.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+pub(crate) enum NotAppended {
+    /// Which of the two a token was signed with could not be told any more, so the one that was there stays.
+    #[error("another JWT authority has the key ID {0:?}")]
+    KeyIdTaken(String),
+    #[error("the bundle has {MAX_JWT_AUTHORITIES} JWT authorities already")]
+    Full,
+}
+
+impl NotAppended {
     /// A stable label for logs.
     pub(crate) fn reason(&self) -> &'static str {
-        "key_id_taken"
+        match self {
+            Self::KeyIdTaken(_) => "key_id_taken",
+            Self::Full => "bundle_full",
+        }
     }
 }
 
 /// Adds the authorities that the bundle lacks. Tells whether there were any.
-pub(crate) fn append(bundle: &mut Bundle, additions: &Additions) -> Result<bool, KeyIdTaken> {
+pub(crate) fn append(bundle: &mut Bundle, additions: &Additions) -> Result<bool, NotAppended> {
     let mut changed = false;
     for authority in &additions.x509 {
         changed |= bundle.add_x509_authority(authority.clone());
     }
     for authority in &additions.jwt {
         match bundle.jwt_authority(&authority.key_id) {
+            None if bundle.jwt_authorities.len() >= MAX_JWT_AUTHORITIES => {
+                return Err(NotAppended::Full);
+            }
             None => {
                 bundle.jwt_authorities.push(authority.clone());
                 changed = true;
             }
             Some(there) if there.public_key == authority.public_key => {}
-            Some(_) => return Err(KeyIdTaken(authority.key_id.clone())),
+            Some(_) => return Err(NotAppended::KeyIdTaken(authority.key_id.clone())),
         }
     }
     Ok(changed)
@@ -138,7 +151,7 @@ pub(crate) fn append(bundle: &mut Bundle, additions: &Additions) -> Result<bool,
 pub(crate) fn append_plan(
     snapshot: &Snapshot,
     additions: &Additions,
-) -> Plan<Result<Bundle, KeyIdTaken>> {
+) -> Plan<Result<Bundle, NotAppended>> {
     let own = snapshot.bundles.own();
     let mut bundle = own.map_or_else(
         || Bundle::new(snapshot.bundles.own_trust_domain().clone()),
@@ -297,6 +310,23 @@ mod tests {
         );
         let bundle = read(&store, &own()).await.unwrap().unwrap().bundle;
         assert_eq!((bundle.jwt_authorities.len(), bundle.sequence), (16, 15));
+    }
+
+    #[test]
+    fn a_full_bundle_takes_no_new_jwt_authority_and_still_knows_those_it_has() {
+        let mut bundle = Bundle::new(own());
+        let of = |jwt: &JwtAuthority| Additions {
+            jwt: vec![jwt.clone()],
+            ..Additions::default()
+        };
+        let mut key = jwt("0", now());
+        for n in 0..MAX_JWT_AUTHORITIES {
+            key.key_id = n.to_string();
+            assert_eq!(append(&mut bundle, &of(&key)), Ok(true));
+        }
+        assert_eq!(append(&mut bundle, &of(&key)), Ok(false));
+        key.key_id = "one more".to_owned();
+        assert_eq!(append(&mut bundle, &of(&key)), Err(NotAppended::Full));
     }
 
     #[test]

@@ -16,7 +16,7 @@ use tracing::{debug, error, warn};
 use super::Services;
 use super::caller::Caller;
 use crate::authority::SignError;
-use crate::bundles::KeyIdTaken;
+use crate::bundles::NotAppended;
 use crate::federation::RefreshError;
 use crate::limits::Exceeded;
 use crate::store::BackupError;
@@ -125,9 +125,13 @@ pub(super) fn bundle_refused(refusal: BundleRefusal) -> Status {
 }
 
 /// Why an authority did not join our own bundle.
-pub(super) fn not_appended(what: &str, refused: &KeyIdTaken) -> Status {
+pub(super) fn not_appended(what: &str, refused: &NotAppended) -> Status {
     debug!(error.reason = refused.reason(), "Refused an authority");
-    Status::already_exists(format!("{what}: {refused}"))
+    let message = format!("{what}: {refused}");
+    match refused {
+        NotAppended::KeyIdTaken(_) => Status::already_exists(message),
+        NotAppended::Full => Status::resource_exhausted(message),
+    }
 }
 
 /// Why a bundle was not fetched. The operator who asked learns all of it: what is wrong is mostly the

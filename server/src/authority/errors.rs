@@ -132,6 +132,8 @@ pub enum RotateError {
     },
     #[error(transparent)]
     Refused(#[from] Refused),
+    #[error("the step was cut short by the end of the server")]
+    CutShort,
 }
 
 impl RotateError {
@@ -147,6 +149,7 @@ impl RotateError {
             Self::Journal { .. } => "journal_damaged",
             Self::JournalTaken { .. } => "journal_taken",
             Self::NotVisible { .. } => "not_visible",
+            Self::CutShort => "cut_short",
             Self::Refused(cause) => cause.reason(),
         }
     }

@@ -110,6 +110,16 @@ impl<A: Authority> Keeper<A> {
         })
     }
 
+    /// The same, as the store has it now.
+    pub(crate) async fn again(
+        &self,
+        config: &Config,
+        now: SystemTime,
+    ) -> Result<Self, RotateError> {
+        let (store, keys) = (self.store.clone(), self.keys.clone());
+        Self::restore(store, keys, self.visible.clone(), config, now).await
+    }
+
     pub(crate) fn slots(&self) -> &Slots<A> {
         &self.slots
     }
@@ -168,11 +178,33 @@ impl<A: Authority> Keeper<A> {
         now: SystemTime,
     ) -> Result<(), RotateError> {
         // The key that is replaced signs no more, or never did: the slot is empty, or holds an old
-        // authority, or one that was only prepared.
+        // authority, or one that was only prepared. That is so in the journal too, and not in memory alone.
+        for slot in SlotId::ALL {
+            let key = record_key::<A>(slot);
+            let stored = self.store.read(&key).await?;
+            if stored.map(|record| record.revision) != self.revision(slot) {
+                return Err(RotateError::JournalTaken { key });
+            }
+        }
         let signer = self
             .keys
             .generate(&key_id::<A>(slot), A::key_type(config))
             .await?;
+        let prepared = self.publish(slot, signer, config, now).await;
+        if prepared.is_err() {
+            // Its key is replaced: it could sign until the next restart, and not be taken up after it.
+            self.slots = self.slots.without_prepared(slot);
+        }
+        prepared
+    }
+
+    async fn publish(
+        &mut self,
+        slot: SlotId,
+        signer: Signer,
+        config: &Config,
+        now: SystemTime,
+    ) -> Result<(), RotateError> {
         let authority = A::create(signer, config, now).await?;
         let key = record_key::<A>(slot);
         let entry = entry(slot, State::Prepared, &authority);

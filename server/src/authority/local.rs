@@ -7,6 +7,7 @@
 use std::time::SystemTime;
 
 use identity::bundle::Bundle;
+use tokio::sync::oneshot;
 use tracing::info;
 
 use super::{
@@ -72,28 +73,57 @@ impl Authorities {
         }
     }
 
+    /// Runs a step to its end, also when whoever asked for it goes away: it would be stored and not known here.
+    async fn to_its_end<T, S>(&self, step: impl FnOnce(Self) -> S) -> Result<T, RotateError>
+    where
+        T: Send + 'static,
+        S: Future<Output = Result<T, RotateError>> + Send + 'static,
+    {
+        let (done, outcome) = oneshot::channel();
+        let step = step(self.clone());
+        self.0.tasks.spawn("authority step", async move {
+            // Who asked may be gone.
+            let _ = done.send(step.await);
+        });
+        outcome.await.unwrap_or(Err(RotateError::CutShort))
+    }
+
     /// Makes the next authority, and publishes it. One that was prepared before is given up.
     pub(crate) async fn prepare(&self, kind: Kind) -> Result<States, RotateError> {
+        self.to_its_end(move |this| async move { this.prepare_next(kind).await })
+            .await
+    }
+
+    async fn prepare_next(&self, kind: Kind) -> Result<States, RotateError> {
         let (config, now) = (&self.0.config, self.0.clock.now());
         let mut keepers = self.0.keepers.lock().await;
-        match kind {
-            Kind::X509 => keepers.x509.prepare_next(config, now).await?,
-            Kind::Jwt => keepers.jwt.prepare_next(config, now).await?,
-        }
+        let prepared = match kind {
+            Kind::X509 => keepers.x509.prepare_next(config, now).await,
+            Kind::Jwt => keepers.jwt.prepare_next(config, now).await,
+        };
+        let prepared = keepers.read_again_after(prepared, config, now).await;
+        self.sign_with(&keepers);
         drop(keepers);
+        prepared?;
         Ok(self.states(kind).await)
     }
 
     /// Lets the prepared authority of this name sign from now on.
     pub(crate) async fn activate(&self, kind: Kind, id: &str) -> Result<States, RotateError> {
+        let id = id.to_owned();
+        self.to_its_end(move |this| async move { this.activate_named(kind, &id).await })
+            .await
+    }
+
+    async fn activate_named(&self, kind: Kind, id: &str) -> Result<States, RotateError> {
+        let (config, now) = (&self.0.config, self.0.clock.now());
         let mut keepers = self.0.keepers.lock().await;
         let activated = match kind {
             Kind::X509 => keepers.x509.activate_named(id).await,
             Kind::Jwt => keepers.jwt.activate_named(id).await,
         };
-        if let Some(active) = keepers.active() {
-            self.0.active.store(std::sync::Arc::new(active));
-        }
+        let activated = keepers.read_again_after(activated, config, now).await;
+        self.sign_with(&keepers);
         drop(keepers);
         activated?;
         Ok(self.states(kind).await)
@@ -115,6 +145,12 @@ impl Authorities {
     }
 
     async fn leave_upstream(&self, id: &str, leave: Leave) -> Result<(), RotateError> {
+        let id = id.to_owned();
+        self.to_its_end(move |this| async move { this.upstream_leaves(&id, leave).await })
+            .await
+    }
+
+    async fn upstream_leaves(&self, id: &str, leave: Leave) -> Result<(), RotateError> {
         if !self.has_upstream() {
             return Err(Refused::NoUpstream.into());
         }
@@ -149,6 +185,17 @@ impl Authorities {
     }
 
     async fn leave(&self, kind: Kind, id: &str, leave: Leave) -> Result<States, RotateError> {
+        let id = id.to_owned();
+        self.to_its_end(move |this| async move { this.leave_bundle(kind, &id, leave).await })
+            .await
+    }
+
+    async fn leave_bundle(
+        &self,
+        kind: Kind,
+        id: &str,
+        leave: Leave,
+    ) -> Result<States, RotateError> {
         if kind == Kind::X509 && self.has_upstream() {
             return Err(Refused::HasUpstream.into());
         }
@@ -161,9 +208,13 @@ impl Authorities {
             (Kind::Jwt, Leave::Revoke) => keepers.jwt.slots().check_revoke(id, is_tainted),
         };
         let of_bundle = |is_tainted| match (of_slots(is_tainted), kind, leave) {
-            // Keys outlive their slots, and those of a lost server have none here.
+            // Keys outlive their slots, and those of a lost server, or of one below, have none here.
             (Err(Refused::Unknown), Kind::Jwt, Leave::Revoke) if is_tainted => Ok(()),
             (Err(Refused::Unknown), Kind::Jwt, Leave::Revoke) => Err(Refused::NotTainted),
+            (Err(Refused::Unknown), Kind::Jwt, Leave::Taint) if is_tainted => {
+                Err(Refused::AlreadyTainted)
+            }
+            (Err(Refused::Unknown), Kind::Jwt, Leave::Taint) => Ok(()),
             (checked, ..) => checked,
         };
         let check = |is_tainted: Option<bool>| match is_tainted {
@@ -210,7 +261,7 @@ impl Authorities {
             &self.0.config.trust_domain,
             &nothing_else,
             |bundle| {
-                checked = check(tainted(kind, bundle, id).copied());
+                checked = check(tainted(kind, bundle, id));
                 if checked.is_ok() {
                     match leave {
                         Leave::Taint => taint_in(kind, bundle, id),
@@ -251,25 +302,35 @@ impl<A: Authority> Keeper<A> {
     }
 }
 
-/// Whether the authority of that name is tainted, if the bundle has it.
-fn tainted<'a>(kind: Kind, bundle: &'a mut Bundle, id: &str) -> Option<&'a mut bool> {
-    match kind {
-        Kind::X509 => {
-            let mut all = bundle.x509_authorities.iter_mut();
-            all.find(|authority| authority.authority_id() == id)
-                .map(|authority| &mut authority.tainted)
-        }
-        Kind::Jwt => {
-            let mut all = bundle.jwt_authorities.iter_mut();
-            all.find(|authority| authority.key_id == id)
-                .map(|authority| &mut authority.tainted)
-        }
-    }
+/// Whether the authority of that name is tainted, if the bundle has it. One key may have several certificates
+/// there, and all of them are to be tainted.
+fn tainted(kind: Kind, bundle: &mut Bundle, id: &str) -> Option<bool> {
+    let mut found = None;
+    each(kind, bundle, id, |tainted| {
+        found = Some(*tainted && found.unwrap_or(true));
+    });
+    found
 }
 
 fn taint_in(kind: Kind, bundle: &mut Bundle, id: &str) {
-    if let Some(is_tainted) = tainted(kind, bundle, id) {
-        *is_tainted = true;
+    each(kind, bundle, id, |tainted| *tainted = true);
+}
+
+/// Calls `with` the mark of each authority of that name.
+fn each(kind: Kind, bundle: &mut Bundle, id: &str, with: impl FnMut(&mut bool)) {
+    match kind {
+        Kind::X509 => {
+            let all = bundle.x509_authorities.iter_mut();
+            all.filter(|authority| authority.authority_id() == id)
+                .map(|authority| &mut authority.tainted)
+                .for_each(with);
+        }
+        Kind::Jwt => {
+            let all = bundle.jwt_authorities.iter_mut();
+            all.filter(|authority| authority.key_id == id)
+                .map(|authority| &mut authority.tainted)
+                .for_each(with);
+        }
     }
 }
 

@@ -11,7 +11,7 @@ use identity::{
     key::PrivateKey,
     spiffe_id::SpiffeId,
     validity::{Renewal, Schedule},
-    x509::{Certificate, X509Svid},
+    x509::{Certificate, Purpose, X509Svid, verify_peer},
 };
 use zeroize::Zeroizing;
 
@@ -51,14 +51,15 @@ impl ServerSvid {
         Ok(X509Svid::new(chain, Arc::new(key))?)
     }
 
-    /// Whether `svid` is to be replaced: from half of its life on, and at once when its authority is
-    /// tainted or gone from the bundle.
+    /// Whether `svid` is to be replaced: from half of its life on, and at once when no authority of the
+    /// bundle that is not tainted vouches for it.
     pub(super) fn is_due(svid: &X509Svid, bundle: &Bundle, now: SystemTime) -> bool {
-        let issuer = svid.authority_key_id();
-        let is_sound = bundle
-            .x509_authorities
-            .iter()
-            .any(|authority| Some(authority.authority_id()) == issuer && !authority.tainted);
+        let sound = bundle.x509_authorities.iter();
+        let sound = sound.filter(|authority| !authority.tainted);
+        let mut trusted = Bundle::new(bundle.trust_domain.clone());
+        trusted.x509_authorities = sound.cloned().collect();
+        let verdict = verify_peer(svid.chain(), Purpose::ServerAuth, |_| Some(trusted), now);
+        let is_sound = verdict.is_ok();
         let schedule = Schedule::new(svid.validity(), Duration::ZERO);
         !is_sound || !matches!(schedule.renewal(now), Renewal::At(_))
     }

@@ -227,6 +227,17 @@ impl<A: Term> Slots<A> {
         next
     }
 
+    /// The slots once what is prepared in `slot` is given up.
+    pub(crate) fn without_prepared(&self, slot: SlotId) -> Self
+    where
+        A: Clone,
+    {
+        let mut next = self.clone();
+        next.slot(slot)
+            .take_if(|held| held.state == State::Prepared);
+        next
+    }
+
     /// The slots once the prepared authority of that name signs; what signed before is old.
     pub(crate) fn with_active(&self, authority_id: &str) -> Result<Self, Refused>
     where

@@ -449,3 +449,24 @@ proptest! {
         });
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_jwt_authority_of_a_server_below_is_tainted_and_revoked_by_name() {
+    let store = Store::memory();
+    let server = Server::start(&store, &Keys::memory(), &Clock::simulated(now())).await;
+    let key = Keys::memory().generate("x", KeyType::EcP256).await.unwrap();
+    let below = JwtAuthority {
+        key_id: "below".to_owned(),
+        public_key: key.public_key().clone(),
+        expires_at: Some(now() + Duration::from_secs(u64::from(u32::MAX))),
+        tainted: false,
+    };
+    change_bundle(&store, |bundle| bundle.jwt_authorities.push(below.clone())).await;
+    let authorities = &server.authorities;
+    assert!(authorities.revoke(Kind::Jwt, "below").await.is_err());
+    authorities.taint(Kind::Jwt, "below").await.unwrap();
+    assert!(bundle(&store).await.jwt_authority("below").unwrap().tainted);
+    authorities.revoke(Kind::Jwt, "below").await.unwrap();
+    assert!(bundle(&store).await.jwt_authority("below").is_none());
+    assert!(authorities.taint(Kind::Jwt, "nobody's").await.is_err());
+}

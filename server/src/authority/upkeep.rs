@@ -25,9 +25,7 @@ impl Authorities {
         let mut keepers = self.0.keepers.lock().await;
         let settled = keepers.settle(&self.0.config, now).await;
         // What was stored counts, also when a later step failed.
-        if let Some(active) = keepers.active() {
-            self.0.active.store(Arc::new(active));
-        }
+        self.sign_with(&keepers);
         drop(keepers);
         settled?;
         let bundle = Arc::clone(&self.0.bundle.borrow());

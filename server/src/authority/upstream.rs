@@ -12,6 +12,7 @@ use std::{
 use identity::{key::PublicKey, trust_domain::TrustDomain, x509::Certificate};
 
 use super::CaSubject;
+use crate::keys::SignatureError;
 
 use self::disk::Disk;
 pub use self::disk::DiskError;
@@ -52,6 +53,8 @@ pub(super) struct Minted {
     pub(super) chain: Vec<Certificate>,
     /// What belongs into the bundle.
     pub(super) roots: Vec<Certificate>,
+    /// The one of them that the chain leads to.
+    pub(super) root: Certificate,
 }
 
 /// Why the authority above signed nothing.
@@ -60,7 +63,9 @@ pub enum UpstreamError {
     #[error(transparent)]
     Disk(#[from] DiskError),
     #[error("could not sign the certificate of the authority")]
-    Sign(#[from] rcgen::Error),
+    Sign(#[from] SignatureError),
+    #[error("certificate to be signed is not that of an authority")]
+    Profile,
     #[error("the authority above has ended")]
     Ended,
     #[error("could not read back the certificate of the authority")]
@@ -72,7 +77,7 @@ impl UpstreamError {
     pub fn reason(&self) -> &'static str {
         match self {
             Self::Disk(cause) => cause.reason(),
-            Self::Sign(_) | Self::ReadBack(_) => "upstream_certificate",
+            Self::Sign(_) | Self::Profile | Self::ReadBack(_) => "upstream_certificate",
             Self::Ended => "upstream_ended",
         }
     }

@@ -1,5 +1,6 @@
 //! The X.509 authority, and what it signs: leaves, and authorities of servers below this one.
 
+mod below;
 mod der;
 mod profile;
 mod root;
@@ -31,7 +32,7 @@ use crate::{
 };
 use der::{Body, Name, Shape, Template};
 
-pub(super) use root::sign_below;
+pub(super) use below::sign_below;
 
 /// How far certificates reach back, for peers whose clocks are behind. SPIRE's value.
 pub(super) const NOT_BEFORE_CUSHION: Duration = Duration::from_secs(10);
@@ -94,15 +95,34 @@ struct Inner {
     id: String,
     trust_domain: TrustDomain,
     certificate: Certificate,
-    /// What leads from it to a root, which itself is not in it.
-    above: Vec<Certificate>,
+    above: Above,
     /// What stands in SVIDs behind the leaf: nothing, if the authority is itself in the bundle.
     issuers: Vec<Bytes>,
-    /// What belongs into the bundle.
-    roots: Vec<Certificate>,
     issued_at: SystemTime,
     signer: Signer,
     template: Template,
+}
+
+/// What an authority leads to.
+#[derive(Debug)]
+struct Above {
+    /// From above it up to below the root.
+    issuers: Vec<Certificate>,
+    /// What belongs into the bundle.
+    roots: Vec<Certificate>,
+    /// The name of the root that it leads to, if it is none itself.
+    upstream_id: Option<String>,
+}
+
+impl Above {
+    /// Of a chain, the authority's own certificate first, to one of `roots`.
+    fn of(chain: &[Certificate], roots: Vec<Certificate>, root: Certificate) -> Self {
+        Self {
+            issuers: chain.iter().skip(1).cloned().collect(),
+            roots,
+            upstream_id: Some(bundle::X509Authority::new(root).authority_id()),
+        }
+    }
 }
 
 impl X509Ca {
@@ -113,62 +133,36 @@ impl X509Ca {
         issued_at: SystemTime,
         signer: Signer,
     ) -> Self {
-        let roots = vec![certificate.clone()];
-        Self::new(
-            trust_domain,
-            certificate,
-            Vec::new(),
-            roots,
-            issued_at,
-            signer,
-        )
-    }
-
-    /// An authority below others; `chain` begins with its own certificate.
-    fn below(
-        trust_domain: &TrustDomain,
-        chain: &[Certificate],
-        roots: Vec<Certificate>,
-        issued_at: SystemTime,
-        signer: Signer,
-    ) -> Option<Self> {
-        let (certificate, above) = chain.split_first()?;
-        let certificate = certificate.clone();
-        Some(Self::new(
-            trust_domain,
-            certificate,
-            above.to_vec(),
-            roots,
-            issued_at,
-            signer,
-        ))
+        let above = Above {
+            issuers: Vec::new(),
+            roots: vec![certificate.clone()],
+            upstream_id: None,
+        };
+        Self::new(trust_domain, certificate, above, issued_at, signer)
     }
 
     fn new(
         trust_domain: &TrustDomain,
         certificate: Certificate,
-        above: Vec<Certificate>,
-        roots: Vec<Certificate>,
+        above: Above,
         issued_at: SystemTime,
         signer: Signer,
     ) -> Self {
         let key_id = signer.public_key().subject_key_id();
         let template = Template::new(signer.algorithm(), certificate.subject_der(), &key_id);
         let id = bundle::X509Authority::new(certificate.clone()).authority_id();
-        let issuers = if roots.contains(&certificate) {
-            Vec::new()
-        } else {
-            let all = std::iter::once(&certificate).chain(&above);
-            all.map(|issuer| Bytes::copy_from_slice(issuer.der()))
-                .collect()
+        let behind = std::iter::once(&certificate).chain(&above.issuers);
+        let behind = behind.map(|issuer| Bytes::copy_from_slice(issuer.der()));
+        let issuers = match &above.upstream_id {
+            None => Vec::new(),
+            Some(_) => behind.collect(),
         };
         Self(Arc::new(Inner {
             id,
             trust_domain: trust_domain.clone(),
+            issuers,
             certificate,
             above,
-            issuers,
-            roots,
             issued_at,
             signer,
             template,
@@ -215,7 +209,7 @@ impl X509Ca {
         request.public_key.check_for_issuance()?;
         let id = self.0.trust_domain.id();
         // As SPIRE names it: its issuer, so many authorities below the bundle.
-        let unit = format!("DOWNSTREAM-{}", self.0.above.len() + 1);
+        let unit = format!("DOWNSTREAM-{}", self.0.above.issuers.len() + 1);
         let subject = DistinguishedName::from_der(self.0.certificate.subject_der())
             .or(Err(SignError::Profile))?
             .with(Attribute::OrganizationalUnit, unit);
@@ -319,11 +313,7 @@ impl Term for X509Ca {
     }
 
     fn upstream_id(&self) -> Option<String> {
-        if self.0.issuers.is_empty() {
-            return None;
-        }
-        let last = self.0.above.last().unwrap_or(&self.0.certificate);
-        last.authority_key_id()
+        self.0.above.upstream_id.clone()
     }
 }
 
@@ -351,8 +341,9 @@ impl Authority for X509Ca {
         let certificate = minted.chain.first().ok_or(CreateError::Profile)?;
         check_profile(certificate, &signer, own)?;
         find_root(&minted.chain, &minted.roots, now)?;
-        let authority = Self::below(own, &minted.chain, minted.roots, now, signer);
-        authority.ok_or(CreateError::Profile)
+        let (certificate, issued_at) = (certificate.clone(), now);
+        let above = Above::of(&minted.chain, minted.roots, minted.root);
+        Ok(Self::new(own, certificate, above, issued_at, signer))
     }
 
     fn restore(
@@ -372,20 +363,31 @@ impl Authority for X509Ca {
             return Ok(Self::root(own, certificate.clone(), issued_at, signer));
         }
         let root = find_root(&chain, bundle.certificates(), now).or(Err(Unusable::NotInBundle))?;
-        let roots = vec![root.clone()];
-        Self::below(own, &chain, roots, issued_at, signer).ok_or(Unusable::NoCertificate)
+        let above = Above::of(&chain, vec![root.clone()], root.clone());
+        Ok(Self::new(
+            own,
+            certificate.clone(),
+            above,
+            issued_at,
+            signer,
+        ))
     }
 
     fn certificates(&self) -> Vec<Bytes> {
-        let all = std::iter::once(&self.0.certificate).chain(&self.0.above);
+        let all = std::iter::once(&self.0.certificate).chain(&self.0.above.issuers);
         all.map(|certificate| Bytes::copy_from_slice(certificate.der()))
             .collect()
     }
 
     fn publish(&self, bundle: &mut Bundle) -> bool {
         let mut changed = false;
-        for root in &self.0.roots {
-            changed |= bundle.add_x509_authority(bundle::X509Authority::new(root.clone()));
+        for root in &self.0.above.roots {
+            let mut root = bundle::X509Authority::new(root.clone());
+            // A key stays tainted whatever certificate it comes with next.
+            let id = root.authority_id();
+            let mut known = bundle.x509_authorities.iter();
+            root.tainted = known.any(|known| known.tainted && known.authority_id() == id);
+            changed |= bundle.add_x509_authority(root);
         }
         changed
     }

@@ -14,7 +14,7 @@ use aws_lc_rs::{
 use identity::key::{KeyError, PrivateKey};
 use runtime::files::{FileError, read_limited};
 use rustls_pki_types::{PrivateKeyDer, pem::PemObject as _};
-use zeroize::Zeroizing;
+use zeroize::{Zeroize as _, Zeroizing};
 
 use super::Signer;
 
@@ -55,12 +55,14 @@ pub(crate) fn read(path: &Path) -> Result<Signer, KeyPemError> {
     let text = read_limited(path, MAX_BYTES)?.map(Zeroizing::new);
     let text = text.ok_or_else(|| KeyPemError::Missing(path.to_owned()))?;
     let no_key = |_| KeyPemError::NoKey(path.to_owned());
-    let der = PrivateKeyDer::from_pem_slice(&text).map_err(no_key)?;
+    let mut der = PrivateKeyDer::from_pem_slice(&text).map_err(no_key)?;
     let unusable = |source| KeyPemError::Key {
         path: path.to_owned(),
         source,
     };
-    let pkcs8 = pkcs8(&der).ok_or(KeyError::Malformed).map_err(unusable)?;
+    let pkcs8 = pkcs8(&der);
+    der.zeroize();
+    let pkcs8 = pkcs8.ok_or(KeyError::Malformed).map_err(unusable)?;
     let key = PrivateKey::from_pkcs8_der(pkcs8).map_err(unusable)?;
     Signer::new(Arc::new(key)).map_err(unusable)
 }

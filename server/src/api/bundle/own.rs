@@ -13,9 +13,6 @@ use super::super::status;
 use crate::audit::{BundleTurn, Event};
 use crate::bundles::{Additions, append_plan};
 
-/// The most JWT authorities that publishing may fill our bundle to: every agent holds them all.
-const MAX_JWT_AUTHORITIES: usize = 1024;
-
 pub(super) async fn append(
     services: &Services,
     caller: &Caller,
@@ -40,7 +37,8 @@ pub(super) async fn append(
 }
 
 /// Takes the key of a server below this one into our bundle. It leaves the bundle a day after its end,
-/// and nothing else removes it, so it must have one.
+/// and an operator can taint and revoke it before.
+/// It must have an end, since nothing else removes it by itself.
 pub(super) async fn publish(
     services: &Services,
     caller: &Caller,
@@ -69,13 +67,6 @@ pub(super) async fn publish(
             }
             Some(_) => {}
         }
-    }
-    let is_full = (services.index.snapshot().bundles.own())
-        .is_some_and(|own| own.value.jwt_authorities.len() >= MAX_JWT_AUTHORITIES);
-    if is_full {
-        return Err(Status::resource_exhausted(format!(
-            "failed to publish JWT key: the bundle has {MAX_JWT_AUTHORITIES} JWT authorities already"
-        )));
     }
     let additions = Additions {
         jwt,

@@ -299,3 +299,61 @@ proptest! {
         });
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_never_hears_of_its_own_commit_goes_on_without_a_restart() {
+    for (at, op) in all_steps().into_iter().enumerate() {
+        let machine = Machine::start().await;
+        for before in &all_steps()[..at] {
+            machine.perform(*before).await.unwrap();
+        }
+        machine.perform_struck(op, Point::AfterCommit).await;
+        // The next step may be the one that finds the journal another than it was left.
+        let kind = match op {
+            Op::Prepare(kind) | Op::Activate(kind) | Op::Taint(kind) | Op::Revoke(kind) => kind,
+            Op::Wait(_) => continue,
+        };
+        let _found = machine.perform(Op::Prepare(kind)).await;
+        machine.check().await;
+        machine.still_works().await;
+        machine.restart().await.check_started().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failed_preparation_gives_up_what_was_prepared_before_since_its_key_is_gone() {
+    for kind in [Kind::X509, Kind::Jwt] {
+        let machine = Machine::start().await;
+        machine.perform(Op::Prepare(kind)).await.unwrap();
+        machine
+            .perform_struck(Op::Prepare(kind), Point::BeforeCommit)
+            .await;
+        let authorities = &machine.server.authorities;
+        assert_eq!(authorities.states(kind).await.prepared, None);
+        machine.perform(Op::Prepare(kind)).await.unwrap();
+        machine.perform(Op::Activate(kind)).await.unwrap();
+        let active = machine.server.authorities.active_ids();
+        let machine = machine.restart().await;
+        assert_eq!(machine.server.authorities.active_ids(), active);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_operator_who_goes_away_leaves_no_step_half_done() {
+    let machine = Machine::start().await;
+    let before = machine.server.authorities.active_ids();
+    machine.perform(Op::Prepare(Kind::X509)).await.unwrap();
+    {
+        let step = machine.perform(Op::Activate(Kind::X509));
+        let mut step = std::pin::pin!(step);
+        // It has begun, and whoever waits for it is gone.
+        let waker = futures_util::task::noop_waker();
+        let mut context = std::task::Context::from_waker(&waker);
+        assert!(step.as_mut().poll(&mut context).is_pending());
+    }
+    while machine.server.tasks.running() > 2 {
+        tokio::task::yield_now().await;
+    }
+    assert_ne!(machine.server.authorities.active_ids().0, before.0);
+    machine.still_works().await;
+}

@@ -274,3 +274,123 @@ async fn a_server_that_is_given_an_upstream_authority_keeps_its_own_until_the_ne
     assert!(verify(&svid(&server, now()), &found, now()));
     assert!(verify(&chain, &found, now()));
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_name_of_several_domain_components_is_repeated_as_it_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut above = Above::root("upstream");
+    // 0.9.2342.19200300.100.1.25, twice, which some writers of names keep once.
+    let oid = [
+        0x06, 0x0a, 0x09, 0x92, 0x26, 0x89, 0x93, 0xf2, 0x2c, 0x64, 0x01, 0x19,
+    ];
+    let component = |value: &str| {
+        let pair = [&oid[..], &short(0x16, value.as_bytes())].concat();
+        short(0x31, &short(0x30, &pair))
+    };
+    let name = short(0x30, &[component("corp"), component("example")].concat());
+    above.pem = renamed(&above, &name);
+    let files = above.write(folder.path());
+    let (store, clock) = (Store::memory(), Clock::simulated(now()));
+    let server = start(&files, &store, &Keys::memory(), &clock).await;
+    assert!(verify(&svid(&server, now()), &bundle(&store).await, now()));
+}
+
+/// A value in DER of less than 128 bytes.
+fn short(tag: u8, content: &[u8]) -> Vec<u8> {
+    let length = u8::try_from(content.len()).unwrap();
+    [&[tag, length], content].concat()
+}
+
+/// The certificate of an authority with another name, as subject and issuer, signed anew by its key.
+fn renamed(above: &Above, name: &[u8]) -> String {
+    use aws_lc_rs::{
+        rand::SystemRandom,
+        signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair},
+    };
+    use base64::{Engine as _, engine::general_purpose::STANDARD};
+    let old = Certificate::parse(&pem_der(&above.pem)).unwrap();
+    let (der, old_name) = (old.der().as_ref(), old.subject_der());
+    // Both names are in the part that is signed, whose head takes four bytes, as does the certificate's.
+    let signed_length = usize::from(der[6]) << 8 | usize::from(der[7]);
+    let mut body = der[8..8 + signed_length].to_vec();
+    while let Some(at) = body
+        .windows(old_name.len())
+        .position(|part| part == old_name)
+    {
+        body.splice(at..at + old_name.len(), name.iter().copied());
+    }
+    let long = |tag: u8, content: &[u8]| {
+        let length = u16::try_from(content.len()).unwrap().to_be_bytes();
+        [&[tag, 0x82], &length[..], content].concat()
+    };
+    let signed = long(0x30, &body);
+    let pair =
+        EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_ASN1_SIGNING, above.key.serialized_der());
+    let signature = pair.unwrap().sign(&SystemRandom::new(), &signed).unwrap();
+    let algorithm = [
+        0x30, 0x0a, 0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x04, 0x03, 0x02,
+    ];
+    let bits = short(0x03, &[&[0][..], signature.as_ref()].concat());
+    let all = long(0x30, &[&signed[..], &algorithm, &bits].concat());
+    let text = STANDARD.encode(all);
+    format!("-----BEGIN CERTIFICATE-----\n{text}\n-----END CERTIFICATE-----\n")
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_authority_ends_with_the_first_of_all_above_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut root = Above::root("root");
+    root.params.not_after = (now() + Duration::from_secs(3_600)).into();
+    root.pem = root.params.self_signed(&root.key).unwrap().pem();
+    let above = root.below("upstream");
+    let mut files = above.write(folder.path());
+    let bundle_file = folder.path().join("bundle.crt");
+    fs::write(&bundle_file, &root.pem).unwrap();
+    files.bundle_file_path = Some(bundle_file);
+    let (store, clock) = (Store::memory(), Clock::simulated(now()));
+    let server = start(&files, &store, &Keys::memory(), &clock).await;
+    let active = server.authorities.states(Kind::X509).await.active.unwrap();
+    assert_eq!(active.not_after, now() + Duration::from_secs(3_600));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_key_is_tainted_with_all_its_certificates_and_with_those_that_come() {
+    let folder = tempfile::tempdir().unwrap();
+    let (mut first, second) = (Above::root("first"), Above::root("second"));
+    let mut files = first.write(folder.path());
+    let bundle_file = folder.path().join("bundle.crt");
+    let twin = first.params.self_signed(&first.key).unwrap().pem();
+    fs::write(&bundle_file, format!("{}{twin}", first.pem)).unwrap();
+    files.bundle_file_path = Some(bundle_file.clone());
+    let (store, clock) = (Store::memory(), Clock::simulated(now()));
+    let server = start(&files, &store, &Keys::memory(), &clock).await;
+    let authorities = &server.authorities;
+    second.write(folder.path());
+    fs::write(&bundle_file, &second.pem).unwrap();
+    let next = authorities
+        .prepare(Kind::X509)
+        .await
+        .unwrap()
+        .prepared
+        .unwrap();
+    authorities
+        .activate(Kind::X509, &next.authority_id)
+        .await
+        .unwrap();
+    authorities.taint_upstream(&first.id()).await.unwrap();
+    let id = first.id();
+    let of_first = async || {
+        let mut found = bundle(&store).await.x509_authorities;
+        found.retain(|authority| authority.authority_id() == id);
+        found
+    };
+    assert_eq!(of_first().await.len(), 2);
+    assert!(of_first().await.iter().all(|authority| authority.tainted));
+    // Another certificate of the same key.
+    first.pem = first.params.self_signed(&first.key).unwrap().pem();
+    first.write(folder.path());
+    fs::write(&bundle_file, &first.pem).unwrap();
+    authorities.prepare(Kind::X509).await.unwrap();
+    assert_eq!(of_first().await.len(), 3);
+    assert!(of_first().await.iter().all(|authority| authority.tainted));
+}

@@ -82,6 +82,10 @@ struct Loaded {
     /// From the certificate up to below the root; empty if it is the root.
     chain: Vec<Certificate>,
     roots: Vec<Certificate>,
+    /// The one of them that the certificate leads to.
+    root: Certificate,
+    /// When the first of all that leads to it ends.
+    ends: SystemTime,
 }
 
 impl Disk {
@@ -115,15 +119,14 @@ impl Disk {
                 Arc::clone(&self.last.lock())
             }
         };
-        if loaded.certificate.validity().not_after() <= now {
-            return Err(UpstreamError::Ended);
-        }
-        let der = sign_below(&loaded.certificate, &loaded.signer, &request, now)?;
-        let mut chain = vec![Certificate::parse(&der)?];
+        let (issuer, ends) = (&loaded.certificate, loaded.ends);
+        let certificate = sign_below(issuer, &loaded.signer, &request, ends, now)?;
+        let mut chain = vec![certificate];
         chain.extend_from_slice(&loaded.chain);
         Ok(Minted {
             chain,
             roots: loaded.roots.clone(),
+            root: loaded.root.clone(),
         })
     }
 }
@@ -142,7 +145,10 @@ impl Loaded {
             None if chain.len() == 1 && certificate.is_self_issued() => chain.clone(),
             None => return Err(not_alone()),
         };
-        find_root(&chain, &roots, now)?;
+        let root = find_root(&chain, &roots, now)?.clone();
+        let above = chain.iter().chain([&root]);
+        let ends = above.map(|certificate| certificate.validity().not_after());
+        let ends = ends.fold(root.validity().not_after(), SystemTime::min);
         // A root is what peers have already.
         chain.retain(|certificate| !roots.contains(certificate));
         Ok(Self {
@@ -150,6 +156,8 @@ impl Loaded {
             certificate,
             chain,
             roots,
+            root,
+            ends,
         })
     }
 }

@@ -1,15 +1,11 @@
-//! Makes the certificate of an X.509 authority: by itself, or by one above.
+//! Makes the self-signed certificate of an X.509 authority.
 
 use std::time::SystemTime;
 
-use identity::{
-    key::{KeyAlgorithm, PublicKey},
-    x509::Certificate,
-};
+use identity::key::KeyAlgorithm;
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, DnValue, IsCa, Issuer,
-    KeyIdMethod, KeyUsagePurpose, PublicKeyData, SanType, SerialNumber, SigningKey,
-    SubjectPublicKeyInfo,
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, DnValue, IsCa, KeyIdMethod,
+    KeyUsagePurpose, PublicKeyData, SanType, SerialNumber, SigningKey, SubjectPublicKeyInfo,
 };
 use time::OffsetDateTime;
 
@@ -29,26 +25,11 @@ pub(super) fn self_sign(
     now: SystemTime,
 ) -> Result<Vec<u8>, rcgen::Error> {
     let params = params(request, now)?;
-    let key = CertifiedKey::new(signer.public_key(), signer)?;
+    let key = CertifiedKey {
+        spki: SubjectPublicKeyInfo::from_der(signer.public_key().spki_der())?,
+        signer,
+    };
     Ok(params.self_signed(&key)?.der().to_vec())
-}
-
-/// Signs a certificate for another's key, valid for the `ttl` of the request and no longer than the issuer's.
-pub(in crate::authority) fn sign_below(
-    issuer: &Certificate,
-    signer: &Signer,
-    request: &CaRequest<'_>,
-    now: SystemTime,
-) -> Result<Vec<u8>, rcgen::Error> {
-    let mut params = params(request, now)?;
-    params.not_after = params
-        .not_after
-        .min(whole_seconds(issuer.validity().not_after()));
-    params.use_authority_key_identifier_extension = true;
-    let issuing_key = CertifiedKey::new(issuer.public_key(), signer)?;
-    let issuer = Issuer::from_ca_cert_der(issuer.der(), issuing_key)?;
-    let key = CertifiedKey::new(request.public_key, signer)?;
-    Ok(params.signed_by(&key, &issuer)?.der().to_vec())
 }
 
 fn params(request: &CaRequest<'_>, now: SystemTime) -> Result<CertificateParams, rcgen::Error> {
@@ -99,21 +80,9 @@ fn whole_seconds(at: SystemTime) -> OffsetDateTime {
         .unwrap_or(OffsetDateTime::UNIX_EPOCH)
 }
 
-/// A key that is certified, or that certifies by `signer`.
 struct CertifiedKey<'a> {
     spki: SubjectPublicKeyInfo,
-    algorithm: KeyAlgorithm,
     signer: &'a Signer,
-}
-
-impl<'a> CertifiedKey<'a> {
-    fn new(key: &PublicKey, signer: &'a Signer) -> Result<Self, rcgen::Error> {
-        Ok(Self {
-            spki: SubjectPublicKeyInfo::from_der(key.spki_der())?,
-            algorithm: key.algorithm(),
-            signer,
-        })
-    }
 }
 
 impl PublicKeyData for CertifiedKey<'_> {
@@ -122,7 +91,7 @@ impl PublicKeyData for CertifiedKey<'_> {
     }
 
     fn algorithm(&self) -> &'static rcgen::SignatureAlgorithm {
-        match self.algorithm {
+        match self.signer.algorithm() {
             KeyAlgorithm::EcP384 => &rcgen::PKCS_ECDSA_P384_SHA384,
             KeyAlgorithm::Rsa(_) => &rcgen::PKCS_RSA_SHA256,
             // INVARIANT: a signer has no key of the others.
