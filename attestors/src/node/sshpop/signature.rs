@@ -69,8 +69,8 @@ pub(super) fn verify(
     };
     if is_ecdsa {
         // RFC 5656 3.1.2: two numbers, each with its length.
-        let (r, rest) = prefixed(blob).ok_or(KeyError::Signature)?;
-        let (s, rest) = prefixed(rest).ok_or(KeyError::Signature)?;
+        let (r, rest) = positive(blob).ok_or(KeyError::Signature)?;
+        let (s, rest) = positive(rest).ok_or(KeyError::Signature)?;
         if !rest.is_empty() {
             return Err(KeyError::Signature);
         }
@@ -83,4 +83,69 @@ pub(super) fn verify(
 pub(super) fn prefixed(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
     let (length, rest) = bytes.split_first_chunk::<4>()?;
     rest.split_at_checked(usize::try_from(u32::from_be_bytes(*length)).ok()?)
+}
+
+/// A positive number in its one form (RFC 4251 5), and what follows. An agent is called by the digest of
+/// its whole certificate: a signature in two forms would be two agents.
+fn positive(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
+    let (number, rest) = prefixed(bytes)?;
+    let is_minimal = match number {
+        [0, next, ..] => next & 0x80 != 0,
+        [first, ..] => *first < 0x80,
+        [] => false,
+    };
+    // `[0]` is zero, which no signature has.
+    (is_minimal && number != [0]).then_some((number, rest))
+}
+
+#[cfg(test)]
+mod tests {
+    use aws_lc_rs::rand::SystemRandom;
+    use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair};
+
+    use super::*;
+
+    fn string(bytes: &[u8]) -> Vec<u8> {
+        let length = u32::try_from(bytes.len()).unwrap();
+        [&length.to_be_bytes(), bytes].concat()
+    }
+
+    #[test]
+    fn adv_a_signature_has_one_form_and_no_zeros_make_another_certificate_of_it() {
+        let pair = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING).unwrap();
+        let point = pair.public_key().as_ref();
+        let key = PublicKey::from_ec(KeyAlgorithm::EcP256, &point[1..33], &point[33..]).unwrap();
+        let signature = pair.sign(&SystemRandom::new(), b"text").unwrap();
+        let (r, s) = signature.as_ref().split_at(32);
+        let minimal = |number: &[u8]| {
+            let digits: Vec<u8> = number.iter().copied().skip_while(|b| *b == 0).collect();
+            let sign: &[u8] = if digits[0] < 0x80 { &[] } else { &[0] };
+            [sign, &digits].concat()
+        };
+        let (r, s) = (minimal(r), minimal(s));
+        let verify = |r: &[u8], s: &[u8]| {
+            let blob = [string(r), string(s)].concat();
+            verify(&key, b"text", "ecdsa-sha2-nistp256", &blob, Sha1::Refused)
+        };
+        assert_eq!(verify(&r, &s), Ok(()));
+        let zero = |number: &[u8]| [&[0], number].concat();
+        assert_eq!(verify(&zero(&r), &s), Err(KeyError::Signature));
+        assert_eq!(verify(&r, &zero(&s)), Err(KeyError::Signature));
+    }
+
+    #[test]
+    fn a_number_is_positive_and_minimal() {
+        for (number, counts) in [
+            (&[1][..], true),
+            (&[0x7f, 0xff], true),
+            (&[0, 0x80], true),
+            (&[], false),
+            (&[0], false),
+            (&[0x80], false),
+            (&[0, 1], false),
+            (&[0, 0, 0x80], false),
+        ] {
+            assert_eq!(positive(&string(number)).is_some(), counts, "{number:?}");
+        }
+    }
 }
