@@ -176,10 +176,15 @@ pub trait Refusal: Error + Sized + 'static {
     /// What the agent is told: this sentence and the cause right below it. What is deeper names
     /// addresses and files, and is for the log alone.
     fn sentence(&self) -> String {
-        match self.source() {
-            Some(source) => format!("{self}: {source}"),
-            None => self.to_string(),
-        }
+        with_cause(self)
+    }
+}
+
+/// An error and the cause right below it.
+fn with_cause(error: &impl Error) -> String {
+    match error.source() {
+        Some(source) => format!("{error}: {source}"),
+        None => error.to_string(),
     }
 }
 

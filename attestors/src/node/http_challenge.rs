@@ -11,8 +11,10 @@
 
 mod error;
 mod fetch;
+mod lookup;
 mod messages;
 mod network;
+mod places;
 mod prover;
 mod target;
 mod verifier;

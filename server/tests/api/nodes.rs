@@ -243,6 +243,23 @@ async fn adv_who_comes_second_is_refused_until_an_operator_evicts_the_first() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn adv_a_caller_is_not_told_what_the_server_found_where_it_was_sent() {
+    let server = challenging().await;
+    let payload = r#"{"hostname":"10.0.0.1","agentname":"default","port":80}"#;
+    let mut talk = Talk::begin(&server, http_challenge::NAME, payload)
+        .await
+        .unwrap();
+    talk.challenge().await.unwrap();
+    talk.say(b"\n".to_vec()).await;
+    let status = talk.result().await.unwrap_err();
+    assert_eq!(status.code(), Code::PermissionDenied);
+    assert_eq!(
+        status.message(),
+        "nodeattestor(http_challenge): challenge verification failed"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn adv_of_eight_who_come_at_once_one_is_the_first() {
     let server = challenging().await;
     let all = (0..8).map(|_| attest_by_name(&server));

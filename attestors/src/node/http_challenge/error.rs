@@ -5,7 +5,11 @@ use identity::spiffe_id::SpiffeIdError;
 
 use super::fetch::FetchError;
 use super::messages::PayloadError;
-use crate::node::{Decision, OutsideNamespace, Refusal};
+use crate::node::{Decision, OutsideNamespace, Refusal, with_cause};
+
+/// What an agent is told once the server has looked for its nonce, whatever was found there. Whoever calls
+/// chose where to look, and would learn what of the server's network answers, and how.
+const NOT_FOUND: &str = "challenge verification failed";
 
 /// Why a node was not attested.
 #[derive(Debug, thiserror::Error)]
@@ -27,7 +31,7 @@ pub enum VerifyError {
     Busy,
     /// Nothing was fetched.
     #[error("challenge verification failed")]
-    Fetch(#[from] FetchError),
+    Fetch(#[source] FetchError),
     /// Something else was fetched.
     #[error("challenge verification failed: expected nonce was not found in HTTP response")]
     OtherNonce,
@@ -40,6 +44,15 @@ pub enum VerifyError {
     /// A defect of this attestor.
     #[error(transparent)]
     OutsideNamespace(#[from] OutsideNamespace),
+}
+
+impl From<FetchError> for VerifyError {
+    fn from(error: FetchError) -> Self {
+        match error {
+            FetchError::Busy => Self::Busy,
+            other => Self::Fetch(other),
+        }
+    }
 }
 
 impl Refusal for VerifyError {
@@ -64,6 +77,13 @@ impl Refusal for VerifyError {
             Self::AgentId(error) => error.reason(),
             Self::Selector(error) => error.reason(),
             Self::OutsideNamespace(_) => "outside_namespace",
+        }
+    }
+
+    fn sentence(&self) -> String {
+        match self {
+            Self::Fetch(_) | Self::OtherNonce => NOT_FOUND.to_owned(),
+            other => with_cause(other),
         }
     }
 }

@@ -9,8 +9,9 @@ use http::{Request, StatusCode};
 use http_body_util::{BodyExt, Empty};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
-use tokio::net::{TcpStream, lookup_host};
+use tokio::net::TcpStream;
 
+use super::lookup::Lookups;
 use super::messages::Payload;
 use super::network::{Network, may_go};
 
@@ -22,15 +23,22 @@ const MAX_BODY_BYTES: usize = 64;
 const MAX_HEAD_BYTES: usize = 16 * 1024;
 
 /// Fetches what the agent serves.
-pub(super) async fn fetch(target: &Payload, allowed: &[Network]) -> Result<Vec<u8>, FetchError> {
-    let fetched = tokio::time::timeout(TIME, fetch_in_time(target, allowed));
+pub(super) async fn fetch(
+    target: &Payload,
+    allowed: &[Network],
+    lookups: &Lookups,
+) -> Result<Vec<u8>, FetchError> {
+    let fetched = tokio::time::timeout(TIME, fetch_in_time(target, allowed, lookups));
     fetched.await.unwrap_or(Err(FetchError::TooSlow))
 }
 
-async fn fetch_in_time(target: &Payload, allowed: &[Network]) -> Result<Vec<u8>, FetchError> {
-    let name = (target.hostname.as_str(), target.port);
-    let addrs = lookup_host(name).await.map_err(FetchError::LookUp)?;
-    let addr = choose(addrs, allowed)?;
+async fn fetch_in_time(
+    target: &Payload,
+    allowed: &[Network],
+    lookups: &Lookups,
+) -> Result<Vec<u8>, FetchError> {
+    let addrs = lookups.addrs(&target.hostname, target.port).await?;
+    let addr = choose(addrs.into_iter(), allowed)?;
     // The address that was looked at, and not the name: it could lead elsewhere by now.
     let stream = TcpStream::connect(addr)
         .await
@@ -100,9 +108,12 @@ async fn body(mut body: hyper::body::Incoming) -> Result<Vec<u8>, FetchError> {
     Ok(content)
 }
 
-/// Why nothing was fetched. What an agent is told says nothing of addresses.
+/// Why nothing was fetched. It is for the log: an agent is not told.
 #[derive(Debug, thiserror::Error)]
 pub enum FetchError {
+    /// Too many names are being looked up.
+    #[error("too many names are being looked up")]
+    Busy,
     /// The name leads nowhere.
     #[error("the hostname could not be looked up")]
     LookUp(#[source] std::io::Error),
@@ -139,6 +150,7 @@ impl FetchError {
     #[must_use]
     pub fn reason(&self) -> &'static str {
         match self {
+            Self::Busy => "busy",
             Self::LookUp(_) => "hostname_not_found",
             Self::NoAddress => "hostname_without_address",
             Self::Internal => "address_internal",

@@ -1,24 +1,28 @@
 //! The server's half: whether what it drew is found where the agent says that it is.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use identity::selector::{Selector, Selectors};
 use identity::spiffe_id::SpiffeId;
 use identity::trust_domain::TrustDomain;
 use regex::{Regex, RegexBuilder};
-use tokio::sync::Semaphore;
 
 use super::NAME;
 use super::error::VerifyError;
 use super::fetch::fetch;
+use super::lookup::Lookups;
 use super::messages::{Challenge, Payload};
 use super::network::Network;
+use super::places::Places;
 use super::target::HostName;
 use crate::node::{Attested, Lasting};
 
 /// How many agents are asked at a time; each takes a connection for ten seconds at most.
 const AT_A_TIME: usize = 64;
+/// How many of them for one caller. It says where to go, and may say where nobody answers.
+const OF_A_CALLER: usize = 4;
 /// The largest program that a pattern may become.
 const MAX_PATTERN_BYTES: usize = 1 << 20;
 
@@ -71,7 +75,8 @@ pub struct Options {
 pub struct Verifier {
     trust_domain: TrustDomain,
     options: Arc<Options>,
-    turns: Arc<Semaphore>,
+    turns: Places,
+    lookups: Lookups,
 }
 
 /// An agent that was told what to serve. It is looked for once.
@@ -81,7 +86,8 @@ pub struct Challenged {
     challenge: Challenge,
     outcome: Attested,
     options: Arc<Options>,
-    turns: Arc<Semaphore>,
+    turns: Places,
+    lookups: Lookups,
 }
 
 impl Verifier {
@@ -91,7 +97,8 @@ impl Verifier {
         Self {
             trust_domain,
             options: Arc::new(options),
-            turns: Arc::new(Semaphore::new(AT_A_TIME)),
+            turns: Places::new(AT_A_TIME, OF_A_CALLER),
+            lookups: Lookups::new(),
         }
     }
 
@@ -119,7 +126,8 @@ impl Verifier {
             target,
             challenge: Challenge::draw(),
             options: Arc::clone(options),
-            turns: Arc::clone(&self.turns),
+            turns: self.turns.clone(),
+            lookups: self.lookups.clone(),
         })
     }
 
@@ -145,11 +153,10 @@ impl Challenged {
     }
 
     /// Fetches the nonce, and tells who it is if it is there. The agent has said that it is, which is
-    /// all that its response says.
-    pub async fn conclude(self) -> Result<Attested, VerifyError> {
-        let turn = self.turns.try_acquire();
-        let _turn = turn.map_err(|_full| VerifyError::Busy)?;
-        let found = fetch(&self.target, &self.options.networks).await?;
+    /// all that its response says. The address is the one that it calls from.
+    pub async fn conclude(self, from: Option<IpAddr>) -> Result<Attested, VerifyError> {
+        let _turn = self.turns.take(from).ok_or(VerifyError::Busy)?;
+        let found = fetch(&self.target, &self.options.networks, &self.lookups).await?;
         match found.trim_ascii() == self.challenge.nonce.as_bytes() {
             true => Ok(self.outcome),
             false => Err(VerifyError::OtherNonce),

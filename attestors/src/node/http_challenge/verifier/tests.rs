@@ -60,7 +60,7 @@ async fn attest_against(answer: impl Fn(&str) -> Vec<u8>) -> Result<Attested, Ve
         stream.shutdown().await.unwrap();
         String::from_utf8(request[..length].to_vec()).unwrap()
     };
-    let (outcome, request) = tokio::join!(challenged.conclude(), serve);
+    let (outcome, request) = tokio::join!(challenged.conclude(None), serve);
     let line = "GET /.well-known/spiffe/nodeattestor/http_challenge/default/challenge HTTP/1.1\r\n";
     assert!(request.starts_with(line), "{request}");
     outcome
@@ -79,7 +79,10 @@ async fn a_node_that_serves_what_was_drawn_is_attested_by_the_name_of_its_host()
         let challenged = verifier.begin(listening.payload()).unwrap();
         let answer = listening.answer(&challenged.challenge()).unwrap();
         assert_eq!(answer, b"\n");
-        let attested = listening.serve_during(challenged.conclude()).await.unwrap();
+        let attested = listening
+            .serve_during(challenged.conclude(None))
+            .await
+            .unwrap();
         let path = attested.agent_id().path().to_owned();
         assert_eq!(path, "/spire/agent/http_challenge/127.0.0.1");
         let values: Vec<_> = attested.selectors().iter().map(|one| one.value()).collect();
@@ -93,21 +96,21 @@ async fn an_agent_serves_its_nonce_at_its_place_alone_and_not_before_it_has_one(
     let listening = prover("127.0.0.1").open().unwrap();
     let verifier = verifier(|_| {});
     let first = verifier.begin(listening.payload()).unwrap();
-    let outcome = listening.serve_during(first.conclude()).await;
+    let outcome = listening.serve_during(first.conclude(None)).await;
     let expected = ("http_status", Decision::Denied);
     assert_eq!(refusal(&outcome.unwrap_err()), expected);
     // The answer to an earlier challenge is none to the next one.
     let earlier = verifier.begin(listening.payload()).unwrap();
     listening.answer(&earlier.challenge()).unwrap();
     let next = verifier.begin(listening.payload()).unwrap();
-    let outcome = listening.serve_during(next.conclude()).await;
+    let outcome = listening.serve_during(next.conclude(None)).await;
     let expected = ("nonce_other", Decision::Denied);
     assert_eq!(refusal(&outcome.unwrap_err()), expected);
     let other = AgentName::parse("other").unwrap();
     let mut elsewhere = verifier.begin(listening.payload()).unwrap();
     elsewhere.target.agent = other;
     listening.answer(&elsewhere.challenge()).unwrap();
-    let outcome = listening.serve_during(elsewhere.conclude()).await;
+    let outcome = listening.serve_during(elsewhere.conclude(None)).await;
     assert_eq!(outcome.unwrap_err().reason(), "http_status");
 }
 
@@ -153,7 +156,7 @@ async fn adv_a_name_that_leads_to_an_internal_address_is_not_gone_to() {
     let strict = verifier(|options| options.networks.clear());
     for host in ["127.0.0.1", "169.254.169.254", "10.0.0.1", "192.168.0.1"] {
         let challenged = strict.begin(payload(host, port).as_bytes()).unwrap();
-        let outcome = challenged.conclude().await;
+        let outcome = challenged.conclude(None).await;
         let expected = ("address_internal", Decision::Denied);
         assert_eq!(refusal(&outcome.unwrap_err()), expected, "{host}");
     }
@@ -177,7 +180,7 @@ async fn who_does_not_answer_at_all_is_told_so() {
     let port = listener.local_addr().unwrap().port();
     drop(listener);
     let challenged = verifier(|_| {}).begin(payload("127.0.0.1", port).as_bytes());
-    let error = challenged.unwrap().conclude().await.unwrap_err();
+    let error = challenged.unwrap().conclude(None).await.unwrap_err();
     assert_eq!(error.reason(), "agent_unreachable");
 }
 
@@ -186,22 +189,59 @@ async fn adv_who_answers_nothing_holds_the_server_up_for_ten_seconds_and_64_of_t
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
     let verifier = verifier(|_| {});
-    let begin = || {
-        verifier
-            .begin(payload("127.0.0.1", port).as_bytes())
-            .unwrap()
+    let conclude = |caller: usize| {
+        let begun = verifier.begin(payload("127.0.0.1", port).as_bytes());
+        let from = format!("192.0.2.{caller}").parse().unwrap();
+        begun.unwrap().conclude(Some(from))
     };
-    let held: Vec<_> = (0..AT_A_TIME)
-        .map(|_| Box::pin(begin().conclude()))
-        .collect();
+    let held = (0..AT_A_TIME).map(|n| Box::pin(conclude(n / OF_A_CALLER)));
     let mut held = futures_util::future::join_all(held);
-    let polled = futures_util::poll!(&mut held);
-    assert!(polled.is_pending());
-    let busy = begin().conclude().await.unwrap_err();
+    assert!(futures_util::poll!(&mut held).is_pending());
+    let busy = conclude(AT_A_TIME).await.unwrap_err();
     assert_eq!(refusal(&busy), ("busy", Decision::Undecided));
     for outcome in held.await {
         assert_eq!(outcome.unwrap_err().reason(), "agent_too_slow");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn adv_one_caller_has_four_turns_and_keeps_nobody_else_waiting() {
+    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = silent.local_addr().unwrap().port();
+    let verifier = verifier(|_| {});
+    let from = |text: &str| Some(text.parse().unwrap());
+    let conclude = |addr: &str| {
+        let begun = verifier.begin(payload("127.0.0.1", port).as_bytes());
+        begun.unwrap().conclude(from(addr))
+    };
+    let held = (0..OF_A_CALLER).map(|_| Box::pin(conclude("192.0.2.1")));
+    let mut held = futures_util::future::join_all(held);
+    assert!(futures_util::poll!(&mut held).is_pending());
+    let busy = conclude("192.0.2.1").await.unwrap_err();
+    assert_eq!(refusal(&busy), ("busy", Decision::Undecided));
+    let listening = prover("127.0.0.1").open().unwrap();
+    let other = verifier.begin(listening.payload()).unwrap();
+    listening.answer(&other.challenge()).unwrap();
+    let other = other.conclude(from("192.0.2.2"));
+    assert!(listening.serve_during(other).await.is_ok());
+    drop(held);
+    let outcome = conclude("192.0.2.1").await;
+    assert_eq!(outcome.unwrap_err().reason(), "agent_too_slow");
+}
+
+#[tokio::test]
+async fn adv_whatever_answers_in_an_agents_place_the_caller_is_told_the_same() {
+    let mut told = Vec::new();
+    for answer in ["HTTP/1.1 404 No\r\n\r\n", "SSH-2.0-OpenSSH\r\n", ""] {
+        let outcome = attest_against(|_| answer.as_bytes().to_vec()).await;
+        told.push(outcome.unwrap_err().sentence());
+    }
+    let other = attest_against(|_| ok("something else")).await;
+    told.push(other.unwrap_err().sentence());
+    let strict = verifier(|options| options.networks.clear());
+    let inside = strict.begin(payload("10.0.0.1", 80).as_bytes()).unwrap();
+    told.push(inside.conclude(None).await.unwrap_err().sentence());
+    assert_eq!(told, ["challenge verification failed"; 5]);
 }
 
 #[test]

@@ -87,7 +87,7 @@ impl Challenged {
                 .map_err(|error| status::not_attested(caller, attestor, &error)),
             // What the agent says is that it has put the nonce there.
             Self::HttpChallenge(challenged) => challenged
-                .conclude()
+                .conclude(caller.addr())
                 .await
                 .map_err(|error| status::not_attested(caller, attestor, &error)),
         }
