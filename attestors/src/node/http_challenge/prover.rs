@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::future::Future;
+use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
@@ -13,20 +14,27 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
+use hyper_util::rt::{TokioIo, TokioTimer};
 use parking_lot::Mutex;
 use runtime::files::{self, FileError};
 use tokio::net::{TcpListener, TcpStream};
 
 use super::messages::{Challenge, Payload, PayloadError};
+use super::places::{Place, Places};
 use super::target::{AgentName, HostName, TargetError};
 
 /// The name of this host, as the kernel has it.
 const HOSTNAME_FILE: &str = "/proc/sys/kernel/hostname";
 /// How long a connection may take. SPIRE's agent gives reading and writing as much.
 const CONNECTION_TIME: Duration = Duration::from_secs(10);
+/// A request's head must be there by then: the server asks at once.
+const HEAD_TIME: Duration = Duration::from_secs(2);
 /// How many connections are served at a time; one more waits for one to end.
 const MAX_CONNECTIONS: usize = 16;
+/// How many of them from one address; one more is closed.
+const MAX_OF_ADDRESS: usize = 2;
+/// How long to wait when no connection can be accepted: without descriptors, that fails at once.
+const EXHAUSTED: Duration = Duration::from_millis(100);
 /// Requests with longer heads are refused.
 const MAX_HEAD_BYTES: usize = 8 * 1024;
 
@@ -81,7 +89,7 @@ impl Prover {
     }
 
     /// All addresses, of both kinds where there are both.
-    fn bind(&self) -> std::io::Result<TcpListener> {
+    fn bind(&self) -> io::Result<TcpListener> {
         let bind = |addr: SocketAddr| {
             let listener = std::net::TcpListener::bind(addr)?;
             listener.set_nonblocking(true)?;
@@ -115,24 +123,28 @@ impl Listening {
     /// Serves while something else goes on, and ends with it.
     pub async fn serve_during<T>(&self, other: impl Future<Output = T>) -> T {
         let mut connections = FuturesUnordered::new();
+        let places = Places::new(MAX_CONNECTIONS, MAX_OF_ADDRESS);
         tokio::pin!(other);
         loop {
             let has_room = connections.len() < MAX_CONNECTIONS;
             tokio::select! {
                 done = &mut other => return done,
-                accepted = self.listener.accept(), if has_room => {
-                    // What fails here is one connection: the next one may be the server's.
-                    connections.extend(accepted.ok().map(|(stream, _)| self.serve(stream)));
+                (stream, peer) = accepted(|| self.listener.accept()), if has_room => {
+                    if let Some(place) = places.take(Some(peer.ip())) {
+                        connections.push(self.serve(stream, place));
+                    }
                 }
                 Some(()) = connections.next() => {}
             }
         }
     }
 
-    async fn serve(&self, stream: TcpStream) {
+    async fn serve(&self, stream: TcpStream, _place: Place) {
         let answer =
             service_fn(|request| async move { Ok::<_, Infallible>(self.respond(&request)) });
         let connection = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(HEAD_TIME)
             .keep_alive(false)
             .max_buf_size(MAX_HEAD_BYTES)
             .serve_connection(TokioIo::new(stream), answer);
@@ -152,6 +164,19 @@ impl Listening {
     }
 }
 
+/// The next one that can be accepted. What fails is one connection: the next may be the server's.
+async fn accepted<T, A>(mut accept: impl FnMut() -> A) -> T
+where
+    A: Future<Output = io::Result<T>>,
+{
+    loop {
+        match accept().await {
+            Ok(accepted) => return accepted,
+            Err(_one) => tokio::time::sleep(EXHAUSTED).await,
+        }
+    }
+}
+
 /// Why there is no evidence, or no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum ProverError {
@@ -167,7 +192,7 @@ pub enum ProverError {
         /// The port.
         port: u16,
         /// What the system said.
-        source: std::io::Error,
+        source: io::Error,
     },
     /// The server's challenge is none.
     #[error("the server's challenge cannot be read")]
@@ -184,5 +209,67 @@ impl ProverError {
             Self::Bind { .. } => "bind",
             Self::Challenge(error) => error.reason(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::net::TcpStream as Client;
+
+    use tokio::io::AsyncReadExt;
+
+    use super::*;
+
+    fn listening() -> (Listening, u16) {
+        let prover = Prover {
+            hostname: Some(HostName::parse("127.0.0.1").unwrap()),
+            agent: AgentName::parse("default").unwrap(),
+            port: 0,
+            advertised_port: None,
+        };
+        let listening = prover.open().unwrap();
+        let port = listening.listener.local_addr().unwrap().port();
+        (listening, port)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn adv_one_address_has_two_connections_and_two_seconds_to_say_what_it_wants() {
+        let (listening, port) = listening();
+        // Simulated time stands while a blocking task runs, so that nobody runs out of it in there.
+        let held = tokio::task::spawn_blocking(move || {
+            let connect = || Client::connect(("127.0.0.1", port)).unwrap();
+            let held = [connect(), connect()];
+            let mut third = connect();
+            let _closed = third.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+            let mut answer = Vec::new();
+            let _closed = third.read_to_end(&mut answer);
+            assert!(answer.is_empty(), "it was answered");
+            held
+        });
+        let silent = async {
+            for held in held.await.unwrap() {
+                held.set_nonblocking(true).unwrap();
+                let mut held = TcpStream::from_std(held).unwrap();
+                let _ended = held.read_to_end(&mut Vec::new()).await;
+            }
+        };
+        let both = listening.serve_during(tokio::time::timeout(CONNECTION_TIME / 2, silent));
+        assert!(both.await.is_ok(), "silence was waited for");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn after_a_failed_accept_comes_a_pause() {
+        let started = tokio::time::Instant::now();
+        let mut failures = 4;
+        let outcome = accepted(|| {
+            failures -= 1;
+            std::future::ready(match failures {
+                0 => Ok("connection"),
+                _ => Err(io::Error::other("no descriptors")),
+            })
+        });
+        assert_eq!(outcome.await, "connection");
+        assert!(started.elapsed() >= 3 * EXHAUSTED);
     }
 }
