@@ -1,5 +1,6 @@
 //! What becomes of a bundle that was fetched, and when the next one is. Pure.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use identity::bundle::Bundle;
@@ -32,6 +33,9 @@ pub(crate) enum Refusal {
     /// Somebody may show an old bundle to bring revoked keys back.
     #[error("the bundle has the sequence number {offered}, older than {stored}, which is stored")]
     Older { stored: u64, offered: u64 },
+    /// Somebody may show revoked keys under the number of the bundle that is without them.
+    #[error("the bundle has the sequence number {0}, as the stored one, and other authorities")]
+    SameNumber(u64),
     #[error("the bundle has no authority")]
     Empty,
 }
@@ -40,6 +44,7 @@ impl Refusal {
     pub(crate) fn reason(self) -> &'static str {
         match self {
             Self::Older { .. } => "bundle_older",
+            Self::SameNumber(_) => "bundle_same_number",
             Self::Empty => "bundle_empty",
         }
     }
@@ -50,23 +55,46 @@ pub(crate) fn judge(stored: Option<&Bundle>, offered: Bundle) -> Verdict {
     if offered.x509_authorities.is_empty() && offered.jwt_authorities.is_empty() {
         return Verdict::Refused(Refusal::Empty);
     }
-    let offered = in_order(offered);
+    let mut offered = in_order(offered);
     let Some(stored) = stored else {
         return Verdict::Store(offered);
     };
     // SPIFFE Federation 4.2: sequence numbers tell which is newer. Where one is missing (0), the bundle
-    // that was fetched last counts.
-    if offered.sequence != 0 && offered.sequence < stored.sequence {
+    // that was fetched last counts; the stored number stays, or what was refused by it would be taken
+    // after a bundle without any.
+    if offered.sequence == 0 {
+        offered.sequence = stored.sequence;
+    } else if offered.sequence < stored.sequence {
         return Verdict::Refused(Refusal::Older {
             stored: stored.sequence,
             offered: offered.sequence,
         });
+    } else if offered.sequence == stored.sequence && !same_authorities(stored, &offered) {
+        // SPIFFE Trust Domain and Bundle 4.1.1: the number changes with the bundle. A hint says
+        // nothing of keys.
+        return Verdict::Refused(Refusal::SameNumber(offered.sequence));
     }
     if in_order(stored.clone()) == offered {
         Verdict::Unchanged
     } else {
         Verdict::Store(offered)
     }
+}
+
+/// Whether two bundles have the same authorities, in whatever order. Only what the JSON of a bundle
+/// carries of them counts: one that an operator stored may know more.
+fn same_authorities(a: &Bundle, b: &Bundle) -> bool {
+    let x509 = |bundle: &Bundle| -> HashSet<Vec<u8>> {
+        let certificates = bundle.certificates();
+        certificates.map(|one| one.der().to_vec()).collect()
+    };
+    let within = |a: &Bundle, b: &Bundle| {
+        a.jwt_authorities.iter().all(|one| {
+            let mut others = b.jwt_authorities.iter();
+            others.any(|other| other.key_id == one.key_id && other.public_key == one.public_key)
+        })
+    };
+    x509(a) == x509(b) && within(a, b) && within(b, a)
 }
 
 /// SPIRE's endpoint names the JWT keys in another order each time.
@@ -88,6 +116,8 @@ pub(crate) fn next_try(bundle: Option<&Bundle>) -> Duration {
 
 #[cfg(test)]
 mod tests {
+    use std::time::SystemTime;
+
     use identity::bundle::{JwtAuthority, X509Authority};
     use identity::key::PublicKey;
     use identity::trust_domain::TrustDomain;
@@ -118,7 +148,7 @@ mod tests {
     #[test]
     fn a_newer_bundle_and_one_without_a_number_are_stored() {
         let stored = bundle(7);
-        for offered in [bundle(8), bundle(7), bundle(0)] {
+        for offered in [bundle(8), bundle(0)] {
             assert!(matches!(judge(Some(&stored), offered), Verdict::Store(_)));
         }
         assert!(matches!(judge(None, bundle(1)), Verdict::Store(_)));
@@ -134,6 +164,43 @@ mod tests {
             judge(Some(&bundle(7)), bundle(6)),
             Verdict::Refused(refused)
         );
+    }
+
+    #[test]
+    fn adv_other_authorities_under_the_same_number_are_refused_in_whatever_order() {
+        let mut stored = bundle(7);
+        stored.x509_authorities.extend(bundle(7).x509_authorities);
+        let refused = Verdict::Refused(Refusal::SameNumber(7));
+        assert_eq!(judge(Some(&stored), bundle(7)), refused);
+        let mut fewer = stored.clone();
+        fewer.x509_authorities.pop();
+        assert_eq!(judge(Some(&stored), fewer.clone()), refused);
+        assert_eq!(judge(Some(&fewer), stored.clone()), refused);
+        let mut fewer = stored.clone();
+        fewer.jwt_authorities.pop();
+        assert_eq!(judge(Some(&stored), fewer), refused);
+        let mut turned = stored.clone();
+        turned.x509_authorities.reverse();
+        assert!(matches!(judge(Some(&stored), turned), Verdict::Store(_)));
+        let mut known_better = stored.clone();
+        known_better.jwt_authorities[0].expires_at = Some(SystemTime::UNIX_EPOCH);
+        assert!(matches!(
+            judge(Some(&known_better), stored),
+            Verdict::Store(_)
+        ));
+    }
+
+    #[test]
+    fn adv_a_bundle_without_a_number_opens_no_way_to_an_older_one() {
+        let Verdict::Store(stored) = judge(Some(&bundle(7)), bundle(0)) else {
+            panic!("the last fetch counts")
+        };
+        assert_eq!(stored.sequence, 7);
+        let older = judge(Some(&stored), bundle(6));
+        assert!(matches!(older, Verdict::Refused(Refusal::Older { .. })));
+        let mut again = stored.clone();
+        again.sequence = 0;
+        assert_eq!(judge(Some(&stored), again), Verdict::Unchanged);
     }
 
     #[test]

@@ -161,6 +161,9 @@ async fn adv_an_older_bundle_is_refused_with_an_alarm_and_the_last_good_one_stay
     let older = Authority::new().bundle("fed.org", 4);
     fed.refuses(Say::Bundle(older), "older than 5").await;
     assert!(fed.counted("outcome=\"Refused\",reason=\"bundle_older\""));
+    let other = Authority::new().bundle("fed.org", 5);
+    fed.refuses(Say::Bundle(other), "other authorities").await;
+    assert!(fed.counted("outcome=\"Refused\",reason=\"bundle_same_number\""));
 }
 
 #[tokio::test]
