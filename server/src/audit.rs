@@ -93,6 +93,8 @@ pub(crate) enum BundleTurn {
     Set,
     Appended,
     Deleted,
+    /// What was fetched took the place of what was stored.
+    Refreshed,
 }
 
 /// What became of an authority.
@@ -139,6 +141,7 @@ impl Event<'_> {
             Self::Bundle(BundleTurn::Set, _) => "bundle_set",
             Self::Bundle(BundleTurn::Appended, _) => "bundle_appended",
             Self::Bundle(BundleTurn::Deleted, _) => "bundle_deleted",
+            Self::Bundle(BundleTurn::Refreshed, _) => "bundle_refreshed",
             Self::Relationship(Edit::Created, _) => "federation_relationship_created",
             Self::Relationship(Edit::Updated, _) => "federation_relationship_updated",
             Self::Relationship(Edit::Deleted, _) => "federation_relationship_deleted",
@@ -355,6 +358,9 @@ impl Audit {
         );
     }
 }
+
+/// Stands for the server, in what it does unasked.
+pub(crate) const SERVER: &str = "server";
 
 /// Stands for a caller that is not to be made out.
 pub(crate) const UNKNOWN_CALLER: &str = "unknown";

@@ -9,7 +9,7 @@ use runtime::shutdown::Shutdown;
 use tracing::{info, warn};
 
 use crate::api::Probe;
-use crate::audit::{Audit, Event};
+use crate::audit::{Audit, Event, SERVER};
 use crate::config::PruneConfig;
 use crate::index::Snapshot;
 use crate::store::{Expect, Key, Txn};
@@ -25,9 +25,6 @@ const AGENTS: Duration = Duration::from_secs(60 * 60);
 const HEALTH: Duration = Duration::from_secs(10);
 /// What is removed in one commit.
 const BATCH: usize = 500;
-
-/// Stands for the server in the audit trail.
-const SERVER: &str = "server";
 
 /// Removes what expired.
 #[derive(Debug)]

@@ -161,7 +161,7 @@ pub async fn start(config: Config, deps: Deps) -> Result<Handle, StartError> {
         index: index.clone(),
         trust_domain: config.trust_domain.clone(),
     };
-    let refresher = start_refresher(&config, &index, &writer, &deps);
+    let refresher = start_refresher(&config, &index, &writer, &audit, &deps);
     let services = Arc::new(Services {
         trust_domain: config.trust_domain.clone(),
         index: index.clone(),
@@ -355,7 +355,13 @@ impl Bound {
 }
 
 /// Starts to fetch the bundles of other trust domains.
-fn start_refresher(config: &Config, index: &Index, writer: &Writer, deps: &Deps) -> Refresher {
+fn start_refresher(
+    config: &Config,
+    index: &Index,
+    writer: &Writer,
+    audit: &Audit,
+    deps: &Deps,
+) -> Refresher {
     let settings = federation::Settings {
         configured: config.federation.federates_with.clone(),
         web_roots: config.federation.web_roots.clone(),
@@ -363,7 +369,14 @@ fn start_refresher(config: &Config, index: &Index, writer: &Writer, deps: &Deps)
     };
     let metrics = deps.metrics.register(federation::Metrics::register);
     let clock = deps.clock.clone();
-    let refresher = Refresher::new(settings, index.clone(), writer.clone(), clock, metrics);
+    let refresher = Refresher::new(
+        settings,
+        index.clone(),
+        writer.clone(),
+        clock,
+        metrics,
+        audit.clone(),
+    );
     deps.tasks
         .spawn("follow bundles", refresher.clone().run(deps.tasks.clone()));
     refresher

@@ -25,6 +25,7 @@ use super::fetch::{Anchor, FetchError, fetch};
 use super::judge::{Refusal, Verdict, judge, next_try};
 use super::roots::{self, RootsError};
 use super::{Endpoint, Profile};
+use crate::audit::{Audit, BundleTurn, Event, SERVER};
 use crate::index::{Index, Snapshot};
 use crate::records::bundles::encode;
 use crate::store::{Expect, Key, Txn};
@@ -57,6 +58,7 @@ struct Inner {
     writer: Writer,
     clock: Clock,
     metrics: Metrics,
+    audit: Audit,
     /// One refresh at a time for each trust domain: a hanging endpoint is not asked twice at once.
     turns: Mutex<HashMap<TrustDomain, Arc<tokio::sync::Mutex<()>>>>,
 }
@@ -104,6 +106,7 @@ impl Refresher {
         writer: Writer,
         clock: Clock,
         metrics: Metrics,
+        audit: Audit,
     ) -> Self {
         let inner = Inner {
             settings,
@@ -111,6 +114,7 @@ impl Refresher {
             writer,
             clock,
             metrics,
+            audit,
             turns: Mutex::default(),
         };
         Self {
@@ -140,6 +144,10 @@ impl Refresher {
             .fetch_and_store(&snapshot, trust_domain, &endpoint)
             .await;
         self.inner.metrics.count(&outcome);
+        if matches!(outcome, Ok(Refreshed::Changed)) {
+            let event = Event::Bundle(BundleTurn::Refreshed, trust_domain);
+            self.inner.audit.record(&SERVER, event);
+        }
         if let Err(RefreshError::Refused(refusal)) = &outcome {
             error!(
                 %trust_domain,

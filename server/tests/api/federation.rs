@@ -147,8 +147,11 @@ async fn a_newer_bundle_takes_the_place_of_the_stored_one() {
     let fed = Federated::start(|_| {}).await;
     let newer = Authority::new().bundle("fed.org", 6);
     fed.endpoint.say(Say::Bundle(newer.clone()));
+    let audited = r#"signet_audit_events_total{event="bundle_refreshed"} 1"#;
+    assert!(!fed.server.metrics.encode().contains(audited));
     refresh(&fed.server, "fed.org").await.unwrap();
     assert_eq!(stored(&fed.server, "fed.org").await, Some(message(&newer)));
+    assert!(fed.server.metrics.encode().contains(audited));
     // The endpoint is known by the newest bundle from now on (SPIFFE Federation 5.2.2.4), and its own
     // certificate is not in it.
     let refused = refused(&fed.server, "fed.org").await;
