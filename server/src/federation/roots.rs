@@ -38,7 +38,7 @@ impl RootsError {
 }
 
 /// The authorities of a file that the operator names; else those of the system; else those that
-/// browsers have, which are compiled in.
+/// browsers have, which are compiled in, where a system has none of the usual files.
 pub(crate) fn load(named: Option<&Path>) -> Result<RootCertStore, RootsError> {
     if let Some(path) = named {
         let roots = read(path)?.unwrap_or_else(RootCertStore::empty);
@@ -47,9 +47,17 @@ pub(crate) fn load(named: Option<&Path>) -> Result<RootCertStore, RootsError> {
         }
         return Ok(roots);
     }
-    for path in SYSTEM {
-        if let Some(roots) = read(Path::new(path))?.filter(|roots| !roots.is_empty()) {
-            return Ok(roots);
+    of_system(SYSTEM.map(Path::new))
+}
+
+/// The first file that is there counts, whatever it holds: an operator who empties it trusts nobody, and
+/// not those whom browsers trust.
+fn of_system<const N: usize>(paths: [&Path; N]) -> Result<RootCertStore, RootsError> {
+    for path in paths {
+        match read(path)? {
+            Some(roots) if roots.is_empty() => return Err(RootsError::None(path.to_owned())),
+            Some(roots) => return Ok(roots),
+            None => {}
         }
     }
     Ok(RootCertStore {
@@ -86,6 +94,17 @@ mod tests {
         let root = CertificateParams::default().self_signed(&key).unwrap();
         std::fs::write(&path, format!("# ours\n{}", root.pem())).unwrap();
         assert_eq!(load(Some(&path)).unwrap().len(), 1);
+    }
+
+    #[test]
+    fn adv_an_emptied_file_of_the_system_is_not_made_up_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let [missing, empty] = ["missing.pem", "empty.pem"].map(|name| folder.path().join(name));
+        std::fs::write(&empty, "").unwrap();
+        let refused = of_system([missing.as_path(), &empty]);
+        assert!(matches!(refused, Err(RootsError::None(path)) if path == empty));
+        let compiled_in = of_system([missing.as_path()]).unwrap();
+        assert!(compiled_in.len() > 50);
     }
 
     #[test]
