@@ -1,6 +1,7 @@
 //! The block `signet { oidc_discovery { … } }`: OpenID Connect discovery by the server itself.
 
 use std::collections::BTreeSet;
+use std::num::NonZeroU16;
 
 use runtime::config::{HostPort, Problems, given};
 use serde::Deserialize;
@@ -45,13 +46,16 @@ pub(super) fn read(
     }
     // OpenID Connect Discovery 4.3: the issuer that is shown is the `iss` of the tokens.
     let is_ours = |issuer: &str| {
-        let host = issuer.strip_prefix("https://").unwrap_or_default();
-        domains.contains(host.split([':', '/']).next().unwrap_or_default())
+        let authority = issuer.strip_prefix("https://").unwrap_or_default();
+        match authority.split_once(':') {
+            Some((host, port)) => domains.contains(host) && port.parse::<NonZeroU16>().is_ok(),
+            None => domains.contains(authority),
+        }
     };
     problems.warn_if(
         !jwt_issuer.is_some_and(is_ours),
-        "signet.oidc_discovery: server.jwt_issuer is not https:// and one of the domains, so \
-         others refuse JWT-SVIDs as ID tokens",
+        "signet.oidc_discovery: server.jwt_issuer is not https://DOMAIN[:PORT] with one of the \
+         domains and nothing behind it, so others refuse JWT-SVIDs as ID tokens",
     );
     let host = given(said.address.as_deref()).unwrap_or(DEFAULT_ADDRESS);
     let port = said.port.unwrap_or(DEFAULT_PORT);
@@ -76,8 +80,12 @@ mod tests {
     use crate::config::{Config, OidcConfig, Overrides};
 
     fn load(oidc: &str) -> Result<(Option<OidcConfig>, String), String> {
+        load_with("https://oidc.example.org", oidc)
+    }
+
+    fn load_with(issuer: &str, oidc: &str) -> Result<(Option<OidcConfig>, String), String> {
         let text = format!(
-            r#"server {{ trust_domain = "example.org" data_dir = "/d" jwt_issuer = "https://oidc.example.org" }}
+            r#"server {{ trust_domain = "example.org" data_dir = "/d" jwt_issuer = "{issuer}" }}
             plugins {{ DataStore "sql" {{ plugin_data {{ database_type = "sqlite3" }} }}
             KeyManager "memory" {{ plugin_data {{}} }} NodeAttestor "join_token" {{ plugin_data {{}} }} }}
             signet {{ oidc_discovery {{ {oidc} }} }}"#
@@ -104,6 +112,26 @@ mod tests {
         assert!(!warnings.contains("jwt_issuer"), "{warnings}");
         let (_, warnings) = load(&format!(r#"domains = ["other.org"] {FILES}"#)).unwrap();
         assert!(warnings.contains("jwt_issuer"), "{warnings}");
+    }
+
+    #[test]
+    fn warns_of_an_issuer_that_is_more_than_a_domain_and_a_port() {
+        for (issuer, warned) in [
+            ("https://oidc.example.org", false),
+            ("https://oidc.example.org:8443", false),
+            ("https://oidc.example.org/", true),
+            ("https://oidc.example.org/path", true),
+            ("https://oidc.example.org:8443/", true),
+            ("https://oidc.example.org:", true),
+            ("https://oidc.example.org:0", true),
+            ("https://oidc.example.org?x", true),
+            ("https://user@oidc.example.org", true),
+            ("http://oidc.example.org", true),
+        ] {
+            let block = format!(r#"domains = ["oidc.example.org"] {FILES}"#);
+            let (_, warnings) = load_with(issuer, &block).unwrap();
+            assert_eq!(warnings.contains("jwt_issuer"), warned, "{issuer}");
+        }
     }
 
     #[test]
