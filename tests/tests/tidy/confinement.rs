@@ -71,7 +71,7 @@ const CONFINED: &[(&[&str], &[&str])] = &[
         &["k8s", "attestors/src/node/k8s_psat", "server/src/publish"],
     ),
     (&["x509_parser", "webpki"], &["identity"]),
-    (&["regex"], &["attestors/src/node/http_challenge"]),
+    (&["regex_lite"], &["attestors/src/node/http_challenge"]),
     (&["ssh_key", "num_bigint"], &["attestors/src/node/sshpop"]),
     (
         &["rcgen"],

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use identity::selector::{Selector, Selectors};
 use identity::spiffe_id::SpiffeId;
 use identity::trust_domain::TrustDomain;
-use regex::{Regex, RegexBuilder};
+use regex_lite::{Regex, RegexBuilder};
 
 use super::NAME;
 use super::error::VerifyError;
@@ -35,7 +35,7 @@ pub struct Pattern(Regex);
 
 impl Pattern {
     /// Reads a regular expression.
-    pub fn parse(text: &str) -> Result<Self, regex::Error> {
+    pub fn parse(text: &str) -> Result<Self, regex_lite::Error> {
         let whole = RegexBuilder::new(&format!("^(?:{text})$"))
             .size_limit(MAX_PATTERN_BYTES)
             .build();
