@@ -3,6 +3,7 @@
 mod ecdsa;
 pub mod http_challenge;
 pub mod join_token;
+mod json;
 pub mod k8s_psat;
 mod nonce;
 pub mod path_template;

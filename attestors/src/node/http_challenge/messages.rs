@@ -6,6 +6,8 @@ use serde::{Deserialize, Serialize};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE;
 
+use crate::node::json::{self, Unread};
+
 use super::target::{AgentName, HostName, TargetError};
 
 /// Longer messages are refused before they are parsed.
@@ -37,7 +39,7 @@ struct Wire {
 impl Payload {
     /// Parses the payload of an attestation request.
     pub fn parse(payload: &[u8]) -> Result<Self, PayloadError> {
-        let wire: Wire = limited(payload)?;
+        let wire: Wire = json::read(payload, MAX_MESSAGE_BYTES)?;
         let port = u16::try_from(wire.port).ok().filter(|port| *port > 0);
         Ok(Self {
             port: port.ok_or(PayloadError::Port)?,
@@ -49,7 +51,7 @@ impl Payload {
     /// The bytes that the agent sends.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
-        to_json(&Wire {
+        json::write(&Wire {
             hostname: self.hostname.as_str().to_owned(),
             agentname: self.agent.to_string(),
             port: i64::from(self.port),
@@ -74,7 +76,7 @@ impl Challenge {
     /// Parses what a server sent. What is served is a few letters, whatever a server may want to be
     /// served.
     pub fn parse(message: &[u8]) -> Result<Self, PayloadError> {
-        let challenge: Self = limited(message)?;
+        let challenge: Self = json::read(message, MAX_MESSAGE_BYTES)?;
         let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_=+/".contains(&byte);
         let fits = (1..=MAX_NONCE_BYTES).contains(&challenge.nonce.len());
         match fits && challenge.nonce.bytes().all(plain) {
@@ -84,23 +86,8 @@ impl Challenge {
     }
 
     pub(super) fn encode(&self) -> Vec<u8> {
-        to_json(self)
+        json::write(self)
     }
-}
-
-fn limited<'a, T: Deserialize<'a>>(message: &'a [u8]) -> Result<T, PayloadError> {
-    if message.len() > MAX_MESSAGE_BYTES {
-        return Err(PayloadError::TooLong);
-    }
-    serde_json::from_slice(message).map_err(|error| PayloadError::Json {
-        line: error.line(),
-        column: error.column(),
-    })
-}
-
-fn to_json(message: &impl Serialize) -> Vec<u8> {
-    // Strings and a number always have a JSON form.
-    serde_json::to_vec(message).unwrap_or_default()
 }
 
 /// Why some bytes are not what agent and server say to each other here.
@@ -126,6 +113,15 @@ pub enum PayloadError {
     /// The nonce is no short text.
     #[error("the nonce is not a text of at most {MAX_NONCE_BYTES} letters and digits")]
     Nonce,
+}
+
+impl From<Unread> for PayloadError {
+    fn from(unread: Unread) -> Self {
+        match unread {
+            Unread::TooLong => Self::TooLong,
+            Unread::Json { line, column } => Self::Json { line, column },
+        }
+    }
 }
 
 impl PayloadError {

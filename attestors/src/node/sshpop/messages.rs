@@ -1,9 +1,8 @@
 //! What agent and server say to each other: JSON, with bytes in base64 and names as Go writes them.
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
 
+use crate::node::json::{self, Bytes, Unread};
 use crate::node::nonce::Nonce;
 
 /// Longer messages are refused before they are parsed. A certificate of an RSA-8192 key by another has
@@ -23,13 +22,13 @@ struct WirePayload {
 impl Payload {
     /// Parses the payload of an attestation request.
     pub fn parse(payload: &[u8]) -> Result<Self, PayloadError> {
-        let wire: WirePayload = limited(payload)?;
+        let wire: WirePayload = json::read(payload, MAX_MESSAGE_BYTES)?;
         let certificate = wire.certificate.filter(|bytes| !bytes.0.is_empty());
         Ok(Self(certificate.ok_or(PayloadError::NoCertificate)?.0))
     }
 
     pub(super) fn encode(&self) -> Vec<u8> {
-        to_json(&WirePayload {
+        json::write(&WirePayload {
             certificate: Some(Bytes(self.0.clone())),
         })
     }
@@ -45,11 +44,11 @@ pub struct Challenge {
 impl Challenge {
     /// Parses what a server sent.
     pub fn parse(message: &[u8]) -> Result<Self, PayloadError> {
-        limited(message)
+        Ok(json::read(message, MAX_MESSAGE_BYTES)?)
     }
 
     pub(super) fn encode(&self) -> Vec<u8> {
-        to_json(self)
+        json::write(self)
     }
 }
 
@@ -77,47 +76,12 @@ pub(super) struct Signed {
 impl Response {
     /// Parses what an agent sent.
     pub fn parse(message: &[u8]) -> Result<Self, PayloadError> {
-        limited(message)
+        Ok(json::read(message, MAX_MESSAGE_BYTES)?)
     }
 
     pub(super) fn encode(&self) -> Vec<u8> {
-        to_json(self)
+        json::write(self)
     }
-}
-
-/// Bytes that are base64 in JSON.
-#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
-#[serde(try_from = "String", into = "String")]
-pub(super) struct Bytes(pub(super) Vec<u8>);
-
-impl TryFrom<String> for Bytes {
-    type Error = &'static str;
-
-    fn try_from(text: String) -> Result<Self, Self::Error> {
-        let decoded = STANDARD.decode(text);
-        Ok(Self(decoded.map_err(|_not_base64| "no base64")?))
-    }
-}
-
-impl From<Bytes> for String {
-    fn from(bytes: Bytes) -> Self {
-        STANDARD.encode(bytes.0)
-    }
-}
-
-fn limited<'a, T: Deserialize<'a>>(message: &'a [u8]) -> Result<T, PayloadError> {
-    if message.len() > MAX_MESSAGE_BYTES {
-        return Err(PayloadError::TooLong);
-    }
-    serde_json::from_slice(message).map_err(|error| PayloadError::Json {
-        line: error.line(),
-        column: error.column(),
-    })
-}
-
-fn to_json(message: &impl Serialize) -> Vec<u8> {
-    // Strings always have a JSON form.
-    serde_json::to_vec(message).unwrap_or_default()
 }
 
 /// Why some bytes are not what agent and server say to each other here.
@@ -137,6 +101,15 @@ pub enum PayloadError {
     /// There is no certificate.
     #[error("no certificate in response")]
     NoCertificate,
+}
+
+impl From<Unread> for PayloadError {
+    fn from(unread: Unread) -> Self {
+        match unread {
+            Unread::TooLong => Self::TooLong,
+            Unread::Json { line, column } => Self::Json { line, column },
+        }
+    }
 }
 
 impl PayloadError {

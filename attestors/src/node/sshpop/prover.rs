@@ -11,8 +11,9 @@ use runtime::files::{self, FileError};
 use zeroize::Zeroizing;
 
 use super::fields::Fields;
-use super::messages::{Bytes, Challenge, Payload, PayloadError, Response, Signed};
+use super::messages::{Challenge, Payload, PayloadError, Response, Signed};
 use super::signature::{Sha1, public_key, verify};
+use crate::node::json::Bytes;
 use crate::node::nonce::Nonce;
 
 mod key;

@@ -5,6 +5,7 @@ use base64::engine::general_purpose::STANDARD;
 use identity::x509::MAX_CERTIFICATE_BYTES;
 use serde::{Deserialize, Serialize};
 
+use crate::node::json::{self, Bytes, Unread};
 use crate::node::nonce::Nonce;
 
 /// Longer payloads are refused before they are parsed.
@@ -34,10 +35,7 @@ impl Payload {
     /// Parses the payload of an attestation request. More than `max_intermediates` certificates beside
     /// the leaf are not even decoded.
     pub fn parse(payload: &[u8], max_intermediates: usize) -> Result<Self, PayloadError> {
-        if payload.len() > MAX_PAYLOAD_BYTES {
-            return Err(PayloadError::TooLong);
-        }
-        let wire: WirePayload = from_json(payload)?;
+        let wire: WirePayload = json::read(payload, MAX_PAYLOAD_BYTES)?;
         let encoded = wire.certificates.unwrap_or_default();
         if encoded.len().saturating_sub(1) > max_intermediates {
             return Err(PayloadError::TooManyIntermediates);
@@ -59,7 +57,7 @@ impl Payload {
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         let certificates = self.0.iter().map(|der| STANDARD.encode(der)).collect();
-        to_json(&WirePayload {
+        json::write(&WirePayload {
             certificates: Some(certificates),
         })
     }
@@ -84,11 +82,11 @@ pub(super) struct Asked {
 impl Challenge {
     /// Parses what a server sent.
     pub fn parse(message: &[u8]) -> Result<Self, PayloadError> {
-        limited(message)
+        Ok(json::read(message, MAX_MESSAGE_BYTES)?)
     }
 
     pub(super) fn encode(&self) -> Vec<u8> {
-        to_json(self)
+        json::write(self)
     }
 }
 
@@ -116,51 +114,12 @@ pub(super) struct EcdsaSignature {
 impl Response {
     /// Parses what an agent sent.
     pub fn parse(message: &[u8]) -> Result<Self, PayloadError> {
-        limited(message)
+        Ok(json::read(message, MAX_MESSAGE_BYTES)?)
     }
 
     pub(super) fn encode(&self) -> Vec<u8> {
-        to_json(self)
+        json::write(self)
     }
-}
-
-/// Bytes that are base64 in JSON.
-#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
-#[serde(try_from = "String", into = "String")]
-pub(super) struct Bytes(pub(super) Vec<u8>);
-
-impl TryFrom<String> for Bytes {
-    type Error = &'static str;
-
-    fn try_from(text: String) -> Result<Self, Self::Error> {
-        let decoded = STANDARD.decode(text);
-        Ok(Self(decoded.map_err(|_not_base64| "no base64")?))
-    }
-}
-
-impl From<Bytes> for String {
-    fn from(bytes: Bytes) -> Self {
-        STANDARD.encode(bytes.0)
-    }
-}
-
-fn limited<'a, T: Deserialize<'a>>(message: &'a [u8]) -> Result<T, PayloadError> {
-    if message.len() > MAX_MESSAGE_BYTES {
-        return Err(PayloadError::TooLong);
-    }
-    from_json(message)
-}
-
-fn from_json<'a, T: Deserialize<'a>>(message: &'a [u8]) -> Result<T, PayloadError> {
-    serde_json::from_slice(message).map_err(|error| PayloadError::Json {
-        line: error.line(),
-        column: error.column(),
-    })
-}
-
-fn to_json(message: &impl Serialize) -> Vec<u8> {
-    // Strings and lists of them always have a JSON form.
-    serde_json::to_vec(message).unwrap_or_default()
 }
 
 /// Why some bytes are not what agent and server say to each other here.
@@ -189,6 +148,15 @@ pub enum PayloadError {
         /// Which one, from 0.
         position: usize,
     },
+}
+
+impl From<Unread> for PayloadError {
+    fn from(unread: Unread) -> Self {
+        match unread {
+            Unread::TooLong => Self::TooLong,
+            Unread::Json { line, column } => Self::Json { line, column },
+        }
+    }
 }
 
 impl PayloadError {

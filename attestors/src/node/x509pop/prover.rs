@@ -16,9 +16,8 @@ use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use zeroize::Zeroizing;
 
-use super::messages::{
-    Bytes, Challenge, EcdsaSignature, Payload, PayloadError, Response, RsaSignature,
-};
+use super::messages::{Challenge, EcdsaSignature, Payload, PayloadError, Response, RsaSignature};
+use crate::node::json::Bytes;
 use crate::node::nonce::Nonce;
 
 /// A longer file has neither a key nor the chain of one node.
