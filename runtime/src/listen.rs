@@ -33,6 +33,7 @@ use tonic::service::Routes;
 use tracing::error;
 
 pub use self::bind::{BoundTcp, BoundUnix, ListenError, bind_host, bind_tcp, bind_unix};
+pub use self::gate::site;
 pub use self::limits::{ContainerKey, Containers, Limits, Peers, Rate, Share};
 pub use self::metrics::{ListenMetrics, SocketMetrics};
 pub use self::tls::{TlsPeer, harden, tls13};

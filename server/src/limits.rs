@@ -5,12 +5,12 @@
 
 use std::collections::HashMap;
 use std::hash::Hash;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::time::Duration;
 
 use identity::spiffe_id::SpiffeId;
 use parking_lot::Mutex;
-use runtime::listen::Rate;
+use runtime::listen::{Rate, site};
 use runtime::rate::Bucket;
 use tokio::time::Instant;
 
@@ -61,17 +61,6 @@ impl CallLimits {
         match &self.signatures {
             Some(measures) => measures.take(caller, u32::try_from(count).unwrap_or(u32::MAX)),
             None => Ok(()),
-        }
-    }
-}
-
-/// Who holds an IPv6 address usually holds the whole network of 64 bits around it.
-fn site(address: IpAddr) -> IpAddr {
-    match address {
-        IpAddr::V4(_) => address,
-        IpAddr::V6(address) => {
-            let network = u128::from(address) & !u128::from(u64::MAX);
-            IpAddr::V6(Ipv6Addr::from(network))
         }
     }
 }
@@ -129,6 +118,8 @@ impl<K: Clone + Eq + Hash> Measures<K> {
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv6Addr;
+
     use super::*;
 
     fn limits(on: bool) -> CallLimits {

@@ -8,7 +8,7 @@ mod certificate;
 use std::collections::HashMap;
 use std::convert::Infallible;
 use std::fmt;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -217,13 +217,7 @@ impl Places {
     }
 
     fn of(&self, addr: SocketAddr) -> Option<OfAddress> {
-        let address = match addr.ip().to_canonical() {
-            IpAddr::V6(v6) => {
-                let network = u128::from(v6) >> 64 << 64;
-                IpAddr::V6(Ipv6Addr::from(network))
-            }
-            v4 @ IpAddr::V4(_) => v4,
-        };
+        let address = listen::site(addr.ip());
         let mut by_address = self.by_address.lock();
         let held = by_address.entry(address).or_default();
         if *held >= MAX_OF_ADDRESS {

@@ -79,6 +79,14 @@ pub(super) struct Admission {
     holders: Vec<Holder>,
 }
 
+/// Stands for everybody behind an address: itself, or of IPv6 its /64, for one host commonly has all of it.
+pub fn site(ip: IpAddr) -> IpAddr {
+    match ip.to_canonical() {
+        IpAddr::V6(ip) => IpAddr::V6(Ipv6Addr::from_bits(ip.to_bits() >> 64 << 64)),
+        v4 @ IpAddr::V4(_) => v4,
+    }
+}
+
 /// The place of one stream.
 #[derive(Debug)]
 pub(super) struct StreamPlace(Arc<Admission>);
@@ -91,12 +99,7 @@ impl Holder {
     }
 
     pub(super) fn of_ip(ip: IpAddr) -> Vec<Self> {
-        // One host commonly has a whole /64.
-        let ip = match ip.to_canonical() {
-            IpAddr::V6(ip) => IpAddr::V6(Ipv6Addr::from_bits(ip.to_bits() >> 64 << 64)),
-            v4 @ IpAddr::V4(_) => v4,
-        };
-        vec![Self::Ip(ip), Self::Listener]
+        vec![Self::Ip(site(ip)), Self::Listener]
     }
 
     fn allowed(self, limits: &Limits) -> Share {

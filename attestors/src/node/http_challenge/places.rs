@@ -1,10 +1,11 @@
 //! Room that all who come share, and of which one address has a part.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
+use runtime::listen::site;
 
 /// Who comes from no address comes from this machine.
 type From = Option<IpAddr>;
@@ -35,10 +36,7 @@ impl Places {
 
     /// A place, if there is one for this address (of IPv6, its /64: whoever has one has all of it).
     pub(super) fn take(&self, from: From) -> Option<Place> {
-        let from = from.map(|addr| match addr.to_canonical() {
-            IpAddr::V6(addr) => Ipv6Addr::from_bits(addr.to_bits() >> 64 << 64).into(),
-            v4 @ IpAddr::V4(_) => v4,
-        });
+        let from = from.map(site);
         let mut held = self.held.lock();
         let own = held.get(&from).copied().unwrap_or_default();
         if own >= self.of_address || held.values().sum::<usize>() >= self.all {
