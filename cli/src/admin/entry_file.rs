@@ -8,9 +8,9 @@ use std::io::Read;
 use identity::trust_domain::TrustDomain;
 use proto::spire::types::entry::AdditionalAttributes;
 use proto::spire::types::{Entry, Selector};
-use serde::Deserialize;
-use serde::de::DeserializeOwned;
-use serde_json::Value;
+use serde::de::{DeserializeOwned, Error as _};
+use serde::{Deserialize, Deserializer};
+use serde_json::{Map, Value};
 
 use super::spiffe_id;
 use crate::failure::{Failure, os_error};
@@ -18,16 +18,29 @@ use crate::failure::{Failure, os_error};
 /// The largest file that is read.
 const MAX_FILE: u64 = 64 << 20;
 
+/// A `T` that stands as an object: serde would read it from an array too, by the order of its fields; Go does not.
+#[derive(Debug)]
+pub(super) struct Object<T>(pub(super) T);
+
+impl<'de, T: DeserializeOwned> Deserialize<'de> for Object<T> {
+    fn deserialize<D: Deserializer<'de>>(source: D) -> Result<Self, D::Error> {
+        let fields = Map::deserialize(source)?;
+        T::deserialize(Value::Object(fields))
+            .map(Object)
+            .map_err(D::Error::custom)
+    }
+}
+
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 struct File {
-    entries: Option<Vec<Option<FileEntry>>>,
+    entries: Option<Vec<Option<Object<FileEntry>>>>,
 }
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 struct FileEntry {
-    selectors: Option<Vec<FileSelector>>,
+    selectors: Option<Vec<Object<FileSelector>>>,
     parent_id: Option<String>,
     spiffe_id: Option<String>,
     x509_svid_ttl: Option<i32>,
@@ -43,7 +56,7 @@ struct FileEntry {
     store_svid: Option<bool>,
     hint: Option<String>,
     created_at: Option<i64>,
-    additional_attributes: Option<FileAttributes>,
+    additional_attributes: Option<Object<FileAttributes>>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -108,8 +121,10 @@ fn read(path: &str) -> Result<Vec<u8>, Failure> {
 
 pub(super) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Failure> {
     let value = serde_json::from_slice(bytes)
-        .and_then(|value: Value| serde_json::from_value(lower_keys(value)));
-    value.map_err(|error| Failure::new(error.to_string()))
+        .and_then(|value: Value| serde_json::from_value::<Object<T>>(lower_keys(value)));
+    value
+        .map(|Object(value)| value)
+        .map_err(|error| Failure::new(error.to_string()))
 }
 
 /// Go matches keys in any case. serde_json has a depth limit, so this recursion is bounded.
@@ -126,8 +141,8 @@ fn lower_keys(value: Value) -> Value {
     }
 }
 
-fn entry(file: Option<FileEntry>) -> Result<Entry, Failure> {
-    let file = file.ok_or_else(|| Failure::new("missing registration entry"))?;
+fn entry(file: Option<Object<FileEntry>>) -> Result<Entry, Failure> {
+    let Object(file) = file.ok_or_else(|| Failure::new("missing registration entry"))?;
     let parse_id = |text: Option<&str>, what: &str| {
         spiffe_id(text.unwrap_or_default())
             .map(Some)
@@ -150,7 +165,7 @@ fn entry(file: Option<FileEntry>) -> Result<Entry, Failure> {
             .selectors
             .unwrap_or_default()
             .into_iter()
-            .map(|selector| Selector {
+            .map(|Object(selector)| Selector {
                 r#type: selector.r#type.unwrap_or_default(),
                 value: selector.value.unwrap_or_default(),
             })
@@ -166,14 +181,14 @@ fn entry(file: Option<FileEntry>) -> Result<Entry, Failure> {
         store_svid: file.store_svid.unwrap_or_default(),
         hint: file.hint.unwrap_or_default(),
         created_at: file.created_at.unwrap_or_default(),
-        additional_attributes: file
-            .additional_attributes
-            .map(|attributes| AdditionalAttributes {
+        additional_attributes: file.additional_attributes.map(|Object(attributes)| {
+            AdditionalAttributes {
                 disable_x509_svid_prefetch: attributes
                     .disable_x509_svid_prefetch
                     .unwrap_or_default(),
                 jwt_svid_include_jti: attributes.jwt_svid_include_jti.unwrap_or_default(),
-            }),
+            }
+        }),
     })
 }
 
@@ -224,5 +239,17 @@ mod tests {
         assert!(parsed("not json").is_err());
         assert!(parsed(r#"{"entries":[{"x509_svid_ttl":"1"}]}"#).is_err());
         assert!(parsed("{}").unwrap().is_empty());
+    }
+
+    #[test]
+    fn an_array_is_never_read_as_the_object_that_should_stand_there() {
+        for text in [
+            r#"[[{"spiffe_id":"spiffe://example.org/a","parent_id":"spiffe://example.org/p"}]]"#,
+            r#"{"entries":[[null,"spiffe://example.org/p","spiffe://example.org/a"]]}"#,
+            r#"{"entries":[{"selectors":[["unix","uid:1"]],"spiffe_id":"spiffe://example.org/a","parent_id":"spiffe://example.org/p"}]}"#,
+        ] {
+            assert!(parsed(text).is_err(), "{text}");
+        }
+        assert!(parse::<Ids>(br#"[["a"]]"#).is_err());
     }
 }

@@ -7,7 +7,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use crate::admin::bundles::format::Format;
-use crate::admin::entry_file;
+use crate::admin::entry_file::{self, Object};
 use crate::failure::{Failure, os_error};
 use crate::flags::Values;
 
@@ -25,7 +25,7 @@ const FIELDS: [(&str, &str); 6] = [
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 struct File {
-    federationrelationships: Option<Vec<Described>>,
+    federationrelationships: Option<Vec<Object<Described>>>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -79,7 +79,7 @@ fn in_file(bytes: &[u8]) -> Result<Vec<FederationRelationship>, Failure> {
     let described = file.federationrelationships.unwrap_or_default().into_iter();
     described
         .enumerate()
-        .map(|(at, described)| {
+        .map(|(at, Object(described))| {
             let read = described.relationship();
             read.map_err(|failure| failure.context(format_args!("could not parse item {at}")))
         })
