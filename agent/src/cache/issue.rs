@@ -9,7 +9,7 @@ use identity::entry::{Entry, EntryId};
 use identity::trust_domain::TrustDomain;
 
 use super::signing::BatchId;
-use super::slot::{Arrival, Signed, Work};
+use super::slot::{Arrival, Signed, Slot, Work};
 use super::{Action, Refused, State};
 
 impl State {
@@ -93,7 +93,9 @@ impl State {
     }
 
     pub(super) fn postpone(&mut self, batch: BatchId, spread: Duration, now: SystemTime) {
-        let (ids, at) = self.signing.failed(batch, spread, now);
+        let slots = &self.slots;
+        let ends = |id: &EntryId| slots.get(id).and_then(Slot::served_until);
+        let (ids, at) = self.signing.failed(batch, spread, now, ends);
         for id in &ids {
             if self
                 .slots

@@ -19,6 +19,9 @@ const FIRST_PAUSE: Duration = Duration::from_millis(500);
 /// The longest wait between two tries of a server that fails.
 const LONGEST_PAUSE: Duration = Duration::from_secs(240);
 
+/// The wait is this part of what is left of an SVID, at most.
+const TRIES_BEFORE_THE_END: u32 = 4;
+
 /// Names one batch.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub struct BatchId(u64);
@@ -147,20 +150,28 @@ impl Signing {
         flight.entry_ids
     }
 
-    /// A batch has failed as a whole. Returns its entries, and when they may be tried again.
+    /// A batch has failed as a whole. Returns its entries, and when they may be tried again: `ends` tells when what
+    /// is served for one of them is over, and until then it is tried several times, however long the server was away.
     pub(super) fn failed(
         &mut self,
         id: BatchId,
         spread: Duration,
         now: SystemTime,
+        ends: impl Fn(&EntryId) -> Option<SystemTime>,
     ) -> (Vec<EntryId>, SystemTime) {
         let pause = FIRST_PAUSE
             .saturating_mul(2_u32.saturating_pow(self.failures))
             .min(LONGEST_PAUSE);
-        let again = now + pause + spread.min(pause);
+        let pause = pause + spread.min(pause);
         let Some(flight) = self.flights.remove(&id) else {
-            return (Vec::new(), again);
+            return (Vec::new(), now + pause);
         };
+        let left = flight.entry_ids.iter().filter_map(ends).min();
+        let left = left.and_then(|end| end.duration_since(now).ok());
+        let again = now
+            + left.map_or(pause, |left| {
+                pause.min(FIRST_PAUSE.max(left / TRIES_BEFORE_THE_END))
+            });
         self.limit = (self.limit / 2).max(1);
         self.failures = self.failures.saturating_add(1);
         self.paused_until = Some(again);

@@ -25,9 +25,9 @@ const LONGEST_RETRY: Duration = Duration::from_secs(60);
 pub(super) struct Slot {
     pub(super) entry: Arc<Entry>,
     /// The SVID that workloads get.
-    served: Option<Served>,
+    served: Option<Box<Served>>,
     /// A signed SVID whose authority is not in the bundle yet: nobody could verify it.
-    held: Option<Held>,
+    held: Option<Box<Held>>,
     pub(super) work: Work,
     // Refusals since the last success.
     failures: u32,
@@ -198,16 +198,16 @@ impl Slot {
         (self.entry.revision, self.entry.created_at)
     }
 
+    /// When the SVID that workloads have is over.
+    pub(super) fn served_until(&self) -> Option<SystemTime> {
+        let served = self.served.as_ref()?;
+        Some(served.identity.svid.validity().not_after())
+    }
+
     pub(super) fn ticket(&self, lane: Lane) -> Ticket {
-        let served_until = self
-            .served
-            .as_ref()
-            .map_or(SystemTime::UNIX_EPOCH, |served| {
-                served.identity.svid.validity().not_after()
-            });
         Ticket {
             lane,
-            served_until,
+            served_until: self.served_until().unwrap_or(SystemTime::UNIX_EPOCH),
             entry_id: self.entry.id.clone(),
         }
     }
@@ -232,11 +232,11 @@ impl Slot {
             return Arrival::Dropped;
         }
         if standing == Standing::Unknown {
-            self.held = Some(Held {
+            self.held = Some(Box::new(Held {
                 signed,
                 revision,
                 misses: 0,
-            });
+            }));
             self.work = Work::Idle;
             return Arrival::Held;
         }
@@ -258,12 +258,12 @@ impl Slot {
             self.entry.created_at,
             svid,
         ));
-        self.served = Some(Served {
+        self.served = Some(Box::new(Served {
             identity,
             schedule,
             revision,
             standing,
-        });
+        }));
         self.held = None;
         self.prefetch = false;
         // An SVID that is due on arrival would be signed again and again without a pause.
@@ -287,7 +287,10 @@ impl Slot {
         let mut held = self.held.take()?;
         let found = standing(&held.signed.svid);
         if found != Standing::Unknown {
-            self.serve(held.signed, held.revision, found, now);
+            let Held {
+                signed, revision, ..
+            } = *held;
+            self.serve(signed, revision, found, now);
             return Some(Arrival::Served);
         }
         if held.misses > 0 {

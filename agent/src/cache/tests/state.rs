@@ -251,6 +251,30 @@ fn an_unreachable_server_is_tried_less_and_less_and_at_once_after_a_synchronizat
 }
 
 #[test]
+fn the_last_tries_of_a_server_come_before_what_is_served_ends() {
+    let mut bench = Bench::new(10);
+    let entries = [entry("e", &["a:1"])];
+    bench.apply(synced(&entries)).join(&["a:1"]).sign();
+    bench.wait(1800);
+    let (end, mut last) = (at(3600), bench.now);
+    while bench.now < end {
+        if let Some((batch, _)) = bench.take_batch() {
+            last = bench.now;
+            bench.apply(Event::Unanswered {
+                batch,
+                spread: Duration::from_secs(3600),
+            });
+        }
+        bench.now = bench.state.alarm(bench.now).unwrap();
+        bench.apply(Event::TimePassed);
+    }
+    assert!(
+        end.duration_since(last).unwrap() <= Duration::from_secs(1),
+        "{last:?}"
+    );
+}
+
+#[test]
 fn a_refused_entry_does_not_hold_up_the_others_and_is_tried_again() {
     let mut bench = Bench::new(10);
     bench
@@ -546,7 +570,7 @@ fn batches_halve_while_the_server_fails_on_them_and_double_again() {
         let (batch, taken) = signing.next_batch(at(0)).unwrap();
         sizes.push(taken.len());
         if fails {
-            signing.failed(batch, Duration::ZERO, at(0));
+            signing.failed(batch, Duration::ZERO, at(0), |_id| None);
         } else {
             signing.answered(batch);
         }
