@@ -12,6 +12,7 @@ pub mod jwt;
 pub mod key;
 pub mod namespace;
 pub mod selector;
+mod span;
 pub mod spiffe_id;
 pub mod trust_domain;
 pub mod validity;

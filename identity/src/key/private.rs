@@ -43,7 +43,7 @@ impl PrivateKey {
         if !Any::from_der(&der).is_ok_and(|(rest, _)| rest.is_empty()) {
             return Err(KeyError::Malformed);
         }
-        let public = PublicKey::from_spki_der(&spki_of(&der)?)?;
+        let public = PublicKey::from_spki_der_to_keep(&spki_of(&der)?)?;
         Ok(Self { pkcs8: der, public })
     }
 

@@ -4,7 +4,7 @@ use std::{
     fmt,
     hash::{Hash, Hasher},
     ptr,
-    sync::Arc,
+    sync::{Arc, OnceLock},
 };
 
 use aws_lc_rs::{
@@ -24,6 +24,7 @@ use super::{
     KeyAlgorithm, KeyError,
     weakness::{has_small_factor, is_roca},
 };
+use crate::span::Span;
 
 /// The largest SubjectPublicKeyInfo taken, in bytes: RSA 8192 needs about 1 KiB.
 const MAX_SPKI_BYTES: usize = 4096;
@@ -45,22 +46,34 @@ const P521: Oid<'static> = oid!(1.3.132.0.35);
 pub struct PublicKey(Arc<Inner>);
 
 struct Inner {
-    spki: Vec<u8>,
+    spki: Box<[u8]>,
     // Of `some_verifier`. To read a key again costs a tenth of checking a signature with it.
-    parsed: ParsedPublicKey,
+    parsed: OnceLock<ParsedPublicKey>,
     algorithm: KeyAlgorithm,
     subject_key_id: [u8; 20],
-    material: Material,
+    // In `spki`.
+    material: Material<Span>,
 }
 
 /// The numbers of a key, big-endian, as a JWK needs them (RFC 7518 6).
-pub(crate) enum Material {
+#[derive(Clone, Copy)]
+pub(crate) enum Material<Number> {
     /// Both coordinates, as long as the curve's field.
-    Ec { x: Vec<u8>, y: Vec<u8> },
+    Ec { x: Number, y: Number },
     /// Modulus and exponent, without leading zeros.
-    Rsa { n: Vec<u8>, e: Vec<u8> },
+    Rsa { n: Number, e: Number },
     /// Ed25519: not among the keys of a SPIFFE bundle's JWT authorities.
-    Edwards { x: Vec<u8> },
+    Edwards { x: Number },
+}
+
+impl<Number> Material<Number> {
+    fn map<To>(self, to: impl Fn(Number) -> To) -> Material<To> {
+        match self {
+            Self::Ec { x, y } => Material::Ec { x: to(x), y: to(y) },
+            Self::Rsa { n, e } => Material::Rsa { n: to(n), e: to(e) },
+            Self::Edwards { x } => Material::Edwards { x: to(x) },
+        }
+    }
 }
 
 impl PublicKey {
@@ -69,33 +82,16 @@ impl PublicKey {
     /// Refuses trailing data, anything that is not the canonical encoding, points that are not on
     /// their curve or not uncompressed, and RSA outside of 2048 to 8192 bits.
     pub fn from_spki_der(der: &[u8]) -> Result<Self, KeyError> {
-        if der.len() > MAX_SPKI_BYTES {
-            return Err(KeyError::TooLarge);
-        }
-        let (rest, spki) = SubjectPublicKeyInfo::from_der(der).or(Err(KeyError::Malformed))?;
-        if !rest.is_empty() {
-            return Err(KeyError::Malformed);
-        }
-        let (algorithm, material) = read_material(&spki)?;
-        let parsed =
-            ParsedPublicKey::new(some_verifier(algorithm), der).or(Err(KeyError::Malformed))?;
-        if !is_canonical(der, &spki, algorithm, &parsed) {
-            return Err(KeyError::Malformed);
-        }
-        // RFC 5280 4.2.1.2, method 1: SHA-1 of the bit string. SPIRE names authorities by it.
-        let hash = digest(&SHA1_FOR_LEGACY_USE_ONLY, &spki.subject_public_key.data);
-        let mut subject_key_id = [0; 20];
-        subject_key_id
-            .iter_mut()
-            .zip(hash.as_ref())
-            .for_each(|(to, from)| *to = *from);
-        Ok(Self(Arc::new(Inner {
-            spki: der.to_vec(),
-            parsed,
-            algorithm,
-            subject_key_id,
-            material,
-        })))
+        let (inner, parsed) = read(der)?;
+        let parsed = OnceLock::from(parsed);
+        Ok(Self(Arc::new(Inner { parsed, ..inner })))
+    }
+
+    /// The same for a key that is kept more often than used: it takes a third of the memory, and the first signature
+    /// that is checked with it takes a tenth longer.
+    pub(crate) fn from_spki_der_to_keep(der: &[u8]) -> Result<Self, KeyError> {
+        let (inner, _parsed) = read(der)?;
+        Ok(Self(Arc::new(inner)))
     }
 
     /// An RSA key of a modulus and an exponent, big-endian.
@@ -144,14 +140,14 @@ impl PublicKey {
         self.0.subject_key_id
     }
 
-    pub(crate) fn material(&self) -> &Material {
-        &self.0.material
+    pub(crate) fn material(&self) -> Material<&[u8]> {
+        self.0.material.map(|span| span.take(&self.0.spki))
     }
 
     /// Checks that the key may be certified: P-256, P-384, Ed25519, or RSA of 2048 to 4096 bits
     /// whose exponent is odd and from 65537 to 2^32, and whose modulus has no known weakness.
     pub fn check_for_issuance(&self) -> Result<(), KeyError> {
-        let fit = match (self.0.algorithm, &self.0.material) {
+        let fit = match (self.0.algorithm, self.material()) {
             (KeyAlgorithm::EcP256 | KeyAlgorithm::EcP384 | KeyAlgorithm::Ed25519, _) => true,
             (KeyAlgorithm::Rsa(bits), Material::Rsa { n, e }) => {
                 RSA_BITS_CERTIFIED.contains(&bits)
@@ -174,12 +170,55 @@ impl PublicKey {
     ) -> Result<(), KeyError> {
         let verifier = scheme.verifier(self.0.algorithm).ok_or(KeyError::Scheme)?;
         let verified = if ptr::addr_eq(verifier, some_verifier(self.0.algorithm)) {
-            self.0.parsed.verify_sig(message, signature)
+            self.parsed()?.verify_sig(message, signature)
         } else {
             UnparsedPublicKey::new(verifier, &self.0.spki).verify(message, signature)
         };
         verified.or(Err(KeyError::Signature))
     }
+
+    fn parsed(&self) -> Result<&ParsedPublicKey, KeyError> {
+        if let Some(parsed) = self.0.parsed.get() {
+            return Ok(parsed);
+        }
+        let parsed = parse(self.0.algorithm, &self.0.spki)?;
+        Ok(self.0.parsed.get_or_init(|| parsed))
+    }
+}
+
+/// Reads a key. It has not its parsed form yet, which comes beside it.
+fn read(der: &[u8]) -> Result<(Inner, ParsedPublicKey), KeyError> {
+    if der.len() > MAX_SPKI_BYTES {
+        return Err(KeyError::TooLarge);
+    }
+    let (rest, spki) = SubjectPublicKeyInfo::from_der(der).or(Err(KeyError::Malformed))?;
+    if !rest.is_empty() {
+        return Err(KeyError::Malformed);
+    }
+    let (algorithm, material) = read_material(&spki, der)?;
+    let parsed = parse(algorithm, der)?;
+    if !is_canonical(der, &spki, algorithm, &parsed) {
+        return Err(KeyError::Malformed);
+    }
+    // RFC 5280 4.2.1.2, method 1: SHA-1 of the bit string. SPIRE names authorities by it.
+    let hash = digest(&SHA1_FOR_LEGACY_USE_ONLY, &spki.subject_public_key.data);
+    let mut subject_key_id = [0; 20];
+    subject_key_id
+        .iter_mut()
+        .zip(hash.as_ref())
+        .for_each(|(to, from)| *to = *from);
+    let inner = Inner {
+        spki: der.into(),
+        parsed: OnceLock::new(),
+        algorithm,
+        subject_key_id,
+        material,
+    };
+    Ok((inner, parsed))
+}
+
+fn parse(algorithm: KeyAlgorithm, der: &[u8]) -> Result<ParsedPublicKey, KeyError> {
+    ParsedPublicKey::new(some_verifier(algorithm), der).or(Err(KeyError::Malformed))
 }
 
 impl PartialEq for PublicKey {
@@ -207,18 +246,19 @@ fn is_sane_exponent(e: &[u8]) -> bool {
     is_odd(e) && value.is_some_and(|value| (65537..1 << 32).contains(&value))
 }
 
-/// Sorts out the algorithm by its identifiers alone, then takes the numbers.
-fn read_material(spki: &SubjectPublicKeyInfo<'_>) -> Result<(KeyAlgorithm, Material), KeyError> {
+/// Sorts out the algorithm by its identifiers alone, then finds the numbers in the DER that `spki` was read from.
+fn read_material(
+    spki: &SubjectPublicKeyInfo<'_>,
+    der: &[u8],
+) -> Result<(KeyAlgorithm, Material<Span>), KeyError> {
+    let span = |number: &[u8]| Span::of(number, der).ok_or(KeyError::Malformed);
     let bits = spki.subject_public_key.data.as_ref();
     let parameters = spki.algorithm.parameters.as_ref();
     if spki.algorithm.algorithm == RSA_ENCRYPTION {
-        return read_rsa(spki);
+        return read_rsa(spki, span);
     }
     if spki.algorithm.algorithm == ED25519 {
-        return Ok((
-            KeyAlgorithm::Ed25519,
-            Material::Edwards { x: bits.to_vec() },
-        ));
+        return Ok((KeyAlgorithm::Ed25519, Material::Edwards { x: span(bits)? }));
     }
     if spki.algorithm.algorithm != EC_PUBLIC_KEY {
         return Err(KeyError::Algorithm);
@@ -243,8 +283,8 @@ fn read_material(spki: &SubjectPublicKeyInfo<'_>) -> Result<(KeyAlgorithm, Mater
     Ok((
         algorithm,
         Material::Ec {
-            x: x.to_vec(),
-            y: y.to_vec(),
+            x: span(x)?,
+            y: span(y)?,
         },
     ))
 }
@@ -278,17 +318,13 @@ fn is_canonical(
     der.strip_prefix(head) == Some(spki.subject_public_key.data.as_ref())
 }
 
-fn read_rsa(spki: &SubjectPublicKeyInfo<'_>) -> Result<(KeyAlgorithm, Material), KeyError> {
+fn read_rsa(
+    spki: &SubjectPublicKeyInfo<'_>,
+    span: impl Fn(&[u8]) -> Result<Span, KeyError>,
+) -> Result<(KeyAlgorithm, Material<Span>), KeyError> {
     let parsed = spki.parsed().or(Err(KeyError::Malformed))?;
     let x509_parser::public_key::PublicKey::RSA(rsa) = parsed else {
         return Err(KeyError::Malformed);
-    };
-    let strip = |number: &[u8]| -> Vec<u8> {
-        number
-            .iter()
-            .copied()
-            .skip_while(|byte| *byte == 0)
-            .collect()
     };
     let (n, e) = (strip(rsa.modulus), strip(rsa.exponent));
     let top = n.first().ok_or(KeyError::Malformed)?;
@@ -297,7 +333,17 @@ fn read_rsa(spki: &SubjectPublicKeyInfo<'_>) -> Result<(KeyAlgorithm, Material),
         return Err(KeyError::Weak);
     }
     let bits = u16::try_from(bits).or(Err(KeyError::Weak))?;
-    Ok((KeyAlgorithm::Rsa(bits), Material::Rsa { n, e }))
+    let material = Material::Rsa {
+        n: span(n)?,
+        e: span(e)?,
+    };
+    Ok((KeyAlgorithm::Rsa(bits), material))
+}
+
+/// A number without leading zeros.
+fn strip(number: &[u8]) -> &[u8] {
+    let zeros = number.iter().take_while(|byte| **byte == 0).count();
+    number.get(zeros..).unwrap_or_default()
 }
 
 /// A verifier of the algorithm, for reading a key.

@@ -17,6 +17,7 @@ use super::extensions::{Extensions, KeyUsage};
 use super::signature::Frame;
 use crate::{
     key::{KeyError, PublicKey},
+    span::Span,
     spiffe_id::SpiffeId,
     validity::{Validity, ValidityError},
     x509::leaf::{LeafError, spiffe_id_of},
@@ -35,10 +36,12 @@ pub struct Certificate(Arc<Inner>);
 
 struct Inner {
     der: CertificateDer<'static>,
-    serial: Vec<u8>,
-    serial_decimal: String,
-    subject: Vec<u8>,
-    issuer: Vec<u8>,
+    // In `der`.
+    serial: Span,
+    serial_decimal: Box<str>,
+    // In `der`.
+    subject: Span,
+    issuer: Span,
     validity: Validity,
     public_key: PublicKey,
     extensions: Extensions,
@@ -71,18 +74,19 @@ impl Certificate {
         let (der, rest) = bytes.split_at_checked(length).unwrap_or((bytes, &[]));
         Frame::of(der).ok_or(CertificateError::Malformed)?;
         let tbs = &parsed.tbs_certificate;
+        let span = |part| Span::of(part, der).ok_or(CertificateError::Malformed);
         let validity = Validity::new(
             system_time(tbs.validity.not_before)?,
             system_time(tbs.validity.not_after)?,
         )?;
         let inner = Inner {
             der: CertificateDer::from(der.to_vec()),
-            serial: tbs.raw_serial().to_vec(),
-            serial_decimal: tbs.serial.to_string(),
-            subject: tbs.subject.as_raw().to_vec(),
-            issuer: tbs.issuer.as_raw().to_vec(),
+            serial: span(tbs.raw_serial())?,
+            serial_decimal: tbs.serial.to_string().into(),
+            subject: span(tbs.subject.as_raw())?,
+            issuer: span(tbs.issuer.as_raw())?,
             validity,
-            public_key: PublicKey::from_spki_der(tbs.subject_pki.raw)
+            public_key: PublicKey::from_spki_der_to_keep(tbs.subject_pki.raw)
                 .map_err(CertificateError::PublicKey)?,
             extensions: Extensions::read(tbs)?,
         };
@@ -123,7 +127,7 @@ impl Certificate {
 
     /// The content of the serial number's encoding: big-endian, two's complement.
     pub fn serial(&self) -> &[u8] {
-        &self.0.serial
+        self.0.serial.take(self.der())
     }
 
     /// From not-before to not-after.
@@ -149,7 +153,7 @@ impl Certificate {
 
     /// The subject's name in DER, which its certificates repeat as their issuer byte by byte.
     pub fn subject_der(&self) -> &[u8] {
-        &self.0.subject
+        self.0.subject.take(self.der())
     }
 
     /// The subject's name as a text (RFC 2253), for people: its last attribute comes first.
@@ -159,7 +163,7 @@ impl Certificate {
 
     /// The issuer's name in DER.
     pub fn issuer_der(&self) -> &[u8] {
-        &self.0.issuer
+        self.0.issuer.take(self.der())
     }
 
     /// The common name of the subject, where there is one.
@@ -184,7 +188,7 @@ impl Certificate {
 
     /// Whether subject and issuer are the same, as in a root.
     pub fn is_self_issued(&self) -> bool {
-        self.0.subject == self.0.issuer
+        self.subject_der() == self.issuer_der()
     }
 
     /// The extension KeyUsage, where present.
