@@ -502,14 +502,13 @@ pub mod identity_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/csi.v1.Identity/GetPluginInfo",
             );
             let mut req = request.into_request();
             req.extensions_mut()
                 .insert(GrpcMethod::new("csi.v1.Identity", "GetPluginInfo"));
-            self.inner.unary(req, path, codec).await
+            crate::erased::unary(&mut self.inner, req, path).await
         }
         pub async fn get_plugin_capabilities(
             &mut self,
@@ -526,14 +525,13 @@ pub mod identity_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/csi.v1.Identity/GetPluginCapabilities",
             );
             let mut req = request.into_request();
             req.extensions_mut()
                 .insert(GrpcMethod::new("csi.v1.Identity", "GetPluginCapabilities"));
-            self.inner.unary(req, path, codec).await
+            crate::erased::unary(&mut self.inner, req, path).await
         }
         pub async fn probe(
             &mut self,
@@ -547,11 +545,10 @@ pub mod identity_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
             let path = http::uri::PathAndQuery::from_static("/csi.v1.Identity/Probe");
             let mut req = request.into_request();
             req.extensions_mut().insert(GrpcMethod::new("csi.v1.Identity", "Probe"));
-            self.inner.unary(req, path, codec).await
+            crate::erased::unary(&mut self.inner, req, path).await
         }
     }
 }
@@ -934,14 +931,13 @@ pub mod node_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/csi.v1.Node/NodePublishVolume",
             );
             let mut req = request.into_request();
             req.extensions_mut()
                 .insert(GrpcMethod::new("csi.v1.Node", "NodePublishVolume"));
-            self.inner.unary(req, path, codec).await
+            crate::erased::unary(&mut self.inner, req, path).await
         }
         pub async fn node_unpublish_volume(
             &mut self,
@@ -958,14 +954,13 @@ pub mod node_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/csi.v1.Node/NodeUnpublishVolume",
             );
             let mut req = request.into_request();
             req.extensions_mut()
                 .insert(GrpcMethod::new("csi.v1.Node", "NodeUnpublishVolume"));
-            self.inner.unary(req, path, codec).await
+            crate::erased::unary(&mut self.inner, req, path).await
         }
         pub async fn node_get_volume_stats(
             &mut self,
@@ -982,14 +977,13 @@ pub mod node_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/csi.v1.Node/NodeGetVolumeStats",
             );
             let mut req = request.into_request();
             req.extensions_mut()
                 .insert(GrpcMethod::new("csi.v1.Node", "NodeGetVolumeStats"));
-            self.inner.unary(req, path, codec).await
+            crate::erased::unary(&mut self.inner, req, path).await
         }
         pub async fn node_get_volume_health(
             &mut self,
@@ -1006,14 +1000,13 @@ pub mod node_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/csi.v1.Node/NodeGetVolumeHealth",
             );
             let mut req = request.into_request();
             req.extensions_mut()
                 .insert(GrpcMethod::new("csi.v1.Node", "NodeGetVolumeHealth"));
-            self.inner.unary(req, path, codec).await
+            crate::erased::unary(&mut self.inner, req, path).await
         }
         pub async fn node_get_capabilities(
             &mut self,
@@ -1030,14 +1023,13 @@ pub mod node_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/csi.v1.Node/NodeGetCapabilities",
             );
             let mut req = request.into_request();
             req.extensions_mut()
                 .insert(GrpcMethod::new("csi.v1.Node", "NodeGetCapabilities"));
-            self.inner.unary(req, path, codec).await
+            crate::erased::unary(&mut self.inner, req, path).await
         }
         pub async fn node_get_info(
             &mut self,
@@ -1054,11 +1046,10 @@ pub mod node_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
             let path = http::uri::PathAndQuery::from_static("/csi.v1.Node/NodeGetInfo");
             let mut req = request.into_request();
             req.extensions_mut().insert(GrpcMethod::new("csi.v1.Node", "NodeGetInfo"));
-            self.inner.unary(req, path, codec).await
+            crate::erased::unary(&mut self.inner, req, path).await
         }
     }
 }

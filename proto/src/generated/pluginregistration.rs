@@ -119,14 +119,13 @@ pub mod registration_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/pluginregistration.Registration/GetInfo",
             );
             let mut req = request.into_request();
             req.extensions_mut()
                 .insert(GrpcMethod::new("pluginregistration.Registration", "GetInfo"));
-            self.inner.unary(req, path, codec).await
+            crate::erased::unary(&mut self.inner, req, path).await
         }
         /// Told afterwards.
         pub async fn notify_registration_status(
@@ -144,7 +143,6 @@ pub mod registration_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/pluginregistration.Registration/NotifyRegistrationStatus",
             );
@@ -156,7 +154,7 @@ pub mod registration_client {
                         "NotifyRegistrationStatus",
                     ),
                 );
-            self.inner.unary(req, path, codec).await
+            crate::erased::unary(&mut self.inner, req, path).await
         }
     }
 }

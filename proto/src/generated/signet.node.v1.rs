@@ -257,14 +257,13 @@ pub mod explain_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/signet.node.v1.Explain/Explain",
             );
             let mut req = request.into_request();
             req.extensions_mut()
                 .insert(GrpcMethod::new("signet.node.v1.Explain", "Explain"));
-            self.inner.unary(req, path, codec).await
+            crate::erased::unary(&mut self.inner, req, path).await
         }
     }
 }

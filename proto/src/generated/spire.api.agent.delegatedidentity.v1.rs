@@ -220,7 +220,6 @@ pub mod delegated_identity_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/spire.api.agent.delegatedidentity.v1.DelegatedIdentity/FetchJWTSVIDs",
             );
@@ -232,7 +231,7 @@ pub mod delegated_identity_client {
                         "FetchJWTSVIDs",
                     ),
                 );
-            self.inner.unary(req, path, codec).await
+            crate::erased::unary(&mut self.inner, req, path).await
         }
         /// The JWT authorities of every trust domain that the agent has a bundle of.
         pub async fn subscribe_to_jwt_bundles(

@@ -103,7 +103,6 @@ pub mod logger_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/spire.api.agent.logger.v1.Logger/GetLogger",
             );
@@ -112,7 +111,7 @@ pub mod logger_client {
                 .insert(
                     GrpcMethod::new("spire.api.agent.logger.v1.Logger", "GetLogger"),
                 );
-            self.inner.unary(req, path, codec).await
+            crate::erased::unary(&mut self.inner, req, path).await
         }
         pub async fn set_log_level(
             &mut self,
@@ -129,7 +128,6 @@ pub mod logger_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/spire.api.agent.logger.v1.Logger/SetLogLevel",
             );
@@ -138,7 +136,7 @@ pub mod logger_client {
                 .insert(
                     GrpcMethod::new("spire.api.agent.logger.v1.Logger", "SetLogLevel"),
                 );
-            self.inner.unary(req, path, codec).await
+            crate::erased::unary(&mut self.inner, req, path).await
         }
         pub async fn reset_log_level(
             &mut self,
@@ -155,7 +153,6 @@ pub mod logger_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/spire.api.agent.logger.v1.Logger/ResetLogLevel",
             );
@@ -164,7 +161,7 @@ pub mod logger_client {
                 .insert(
                     GrpcMethod::new("spire.api.agent.logger.v1.Logger", "ResetLogLevel"),
                 );
-            self.inner.unary(req, path, codec).await
+            crate::erased::unary(&mut self.inner, req, path).await
         }
     }
 }

@@ -290,7 +290,6 @@ pub mod agent_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/spire.api.server.agent.v1.Agent/RenewAgent",
             );
@@ -299,7 +298,7 @@ pub mod agent_client {
                 .insert(
                     GrpcMethod::new("spire.api.server.agent.v1.Agent", "RenewAgent"),
                 );
-            self.inner.unary(req, path, codec).await
+            crate::erased::unary(&mut self.inner, req, path).await
         }
         pub async fn post_status(
             &mut self,
@@ -316,7 +315,6 @@ pub mod agent_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/spire.api.server.agent.v1.Agent/PostStatus",
             );
@@ -325,7 +323,7 @@ pub mod agent_client {
                 .insert(
                     GrpcMethod::new("spire.api.server.agent.v1.Agent", "PostStatus"),
                 );
-            self.inner.unary(req, path, codec).await
+            crate::erased::unary(&mut self.inner, req, path).await
         }
         /// For operators.
         pub async fn create_join_token(
@@ -343,7 +341,6 @@ pub mod agent_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/spire.api.server.agent.v1.Agent/CreateJoinToken",
             );
@@ -352,7 +349,7 @@ pub mod agent_client {
                 .insert(
                     GrpcMethod::new("spire.api.server.agent.v1.Agent", "CreateJoinToken"),
                 );
-            self.inner.unary(req, path, codec).await
+            crate::erased::unary(&mut self.inner, req, path).await
         }
         pub async fn get_agent(
             &mut self,
@@ -369,14 +366,13 @@ pub mod agent_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/spire.api.server.agent.v1.Agent/GetAgent",
             );
             let mut req = request.into_request();
             req.extensions_mut()
                 .insert(GrpcMethod::new("spire.api.server.agent.v1.Agent", "GetAgent"));
-            self.inner.unary(req, path, codec).await
+            crate::erased::unary(&mut self.inner, req, path).await
         }
         pub async fn list_agents(
             &mut self,
@@ -393,7 +389,6 @@ pub mod agent_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/spire.api.server.agent.v1.Agent/ListAgents",
             );
@@ -402,7 +397,7 @@ pub mod agent_client {
                 .insert(
                     GrpcMethod::new("spire.api.server.agent.v1.Agent", "ListAgents"),
                 );
-            self.inner.unary(req, path, codec).await
+            crate::erased::unary(&mut self.inner, req, path).await
         }
         pub async fn count_agents(
             &mut self,
@@ -419,7 +414,6 @@ pub mod agent_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/spire.api.server.agent.v1.Agent/CountAgents",
             );
@@ -428,7 +422,7 @@ pub mod agent_client {
                 .insert(
                     GrpcMethod::new("spire.api.server.agent.v1.Agent", "CountAgents"),
                 );
-            self.inner.unary(req, path, codec).await
+            crate::erased::unary(&mut self.inner, req, path).await
         }
         pub async fn ban_agent(
             &mut self,
@@ -442,14 +436,13 @@ pub mod agent_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/spire.api.server.agent.v1.Agent/BanAgent",
             );
             let mut req = request.into_request();
             req.extensions_mut()
                 .insert(GrpcMethod::new("spire.api.server.agent.v1.Agent", "BanAgent"));
-            self.inner.unary(req, path, codec).await
+            crate::erased::unary(&mut self.inner, req, path).await
         }
         pub async fn delete_agent(
             &mut self,
@@ -463,7 +456,6 @@ pub mod agent_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/spire.api.server.agent.v1.Agent/DeleteAgent",
             );
@@ -472,7 +464,7 @@ pub mod agent_client {
                 .insert(
                     GrpcMethod::new("spire.api.server.agent.v1.Agent", "DeleteAgent"),
                 );
-            self.inner.unary(req, path, codec).await
+            crate::erased::unary(&mut self.inner, req, path).await
         }
     }
 }

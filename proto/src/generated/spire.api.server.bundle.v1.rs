@@ -305,7 +305,6 @@ pub mod bundle_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/spire.api.server.bundle.v1.Bundle/GetBundle",
             );
@@ -314,7 +313,7 @@ pub mod bundle_client {
                 .insert(
                     GrpcMethod::new("spire.api.server.bundle.v1.Bundle", "GetBundle"),
                 );
-            self.inner.unary(req, path, codec).await
+            crate::erased::unary(&mut self.inner, req, path).await
         }
         pub async fn append_bundle(
             &mut self,
@@ -331,7 +330,6 @@ pub mod bundle_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/spire.api.server.bundle.v1.Bundle/AppendBundle",
             );
@@ -340,7 +338,7 @@ pub mod bundle_client {
                 .insert(
                     GrpcMethod::new("spire.api.server.bundle.v1.Bundle", "AppendBundle"),
                 );
-            self.inner.unary(req, path, codec).await
+            crate::erased::unary(&mut self.inner, req, path).await
         }
         pub async fn count_bundles(
             &mut self,
@@ -357,7 +355,6 @@ pub mod bundle_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/spire.api.server.bundle.v1.Bundle/CountBundles",
             );
@@ -366,7 +363,7 @@ pub mod bundle_client {
                 .insert(
                     GrpcMethod::new("spire.api.server.bundle.v1.Bundle", "CountBundles"),
                 );
-            self.inner.unary(req, path, codec).await
+            crate::erased::unary(&mut self.inner, req, path).await
         }
         /// For downstream servers.
         pub async fn publish_jwt_authority(
@@ -384,7 +381,6 @@ pub mod bundle_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/spire.api.server.bundle.v1.Bundle/PublishJWTAuthority",
             );
@@ -396,7 +392,7 @@ pub mod bundle_client {
                         "PublishJWTAuthority",
                     ),
                 );
-            self.inner.unary(req, path, codec).await
+            crate::erased::unary(&mut self.inner, req, path).await
         }
         pub async fn publish_wit_authority(
             &mut self,
@@ -413,7 +409,6 @@ pub mod bundle_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/spire.api.server.bundle.v1.Bundle/PublishWITAuthority",
             );
@@ -425,7 +420,7 @@ pub mod bundle_client {
                         "PublishWITAuthority",
                     ),
                 );
-            self.inner.unary(req, path, codec).await
+            crate::erased::unary(&mut self.inner, req, path).await
         }
         /// Foreign bundles.
         pub async fn get_federated_bundle(
@@ -443,7 +438,6 @@ pub mod bundle_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/spire.api.server.bundle.v1.Bundle/GetFederatedBundle",
             );
@@ -455,7 +449,7 @@ pub mod bundle_client {
                         "GetFederatedBundle",
                     ),
                 );
-            self.inner.unary(req, path, codec).await
+            crate::erased::unary(&mut self.inner, req, path).await
         }
         pub async fn list_federated_bundles(
             &mut self,
@@ -472,7 +466,6 @@ pub mod bundle_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/spire.api.server.bundle.v1.Bundle/ListFederatedBundles",
             );
@@ -484,7 +477,7 @@ pub mod bundle_client {
                         "ListFederatedBundles",
                     ),
                 );
-            self.inner.unary(req, path, codec).await
+            crate::erased::unary(&mut self.inner, req, path).await
         }
         pub async fn batch_create_federated_bundle(
             &mut self,
@@ -501,7 +494,6 @@ pub mod bundle_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/spire.api.server.bundle.v1.Bundle/BatchCreateFederatedBundle",
             );
@@ -513,7 +505,7 @@ pub mod bundle_client {
                         "BatchCreateFederatedBundle",
                     ),
                 );
-            self.inner.unary(req, path, codec).await
+            crate::erased::unary(&mut self.inner, req, path).await
         }
         pub async fn batch_update_federated_bundle(
             &mut self,
@@ -530,7 +522,6 @@ pub mod bundle_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/spire.api.server.bundle.v1.Bundle/BatchUpdateFederatedBundle",
             );
@@ -542,7 +533,7 @@ pub mod bundle_client {
                         "BatchUpdateFederatedBundle",
                     ),
                 );
-            self.inner.unary(req, path, codec).await
+            crate::erased::unary(&mut self.inner, req, path).await
         }
         pub async fn batch_set_federated_bundle(
             &mut self,
@@ -559,7 +550,6 @@ pub mod bundle_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/spire.api.server.bundle.v1.Bundle/BatchSetFederatedBundle",
             );
@@ -571,7 +561,7 @@ pub mod bundle_client {
                         "BatchSetFederatedBundle",
                     ),
                 );
-            self.inner.unary(req, path, codec).await
+            crate::erased::unary(&mut self.inner, req, path).await
         }
         pub async fn batch_delete_federated_bundle(
             &mut self,
@@ -588,7 +578,6 @@ pub mod bundle_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/spire.api.server.bundle.v1.Bundle/BatchDeleteFederatedBundle",
             );
@@ -600,7 +589,7 @@ pub mod bundle_client {
                         "BatchDeleteFederatedBundle",
                     ),
                 );
-            self.inner.unary(req, path, codec).await
+            crate::erased::unary(&mut self.inner, req, path).await
         }
     }
 }

@@ -276,14 +276,13 @@ pub mod entry_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/spire.api.server.entry.v1.Entry/GetEntry",
             );
             let mut req = request.into_request();
             req.extensions_mut()
                 .insert(GrpcMethod::new("spire.api.server.entry.v1.Entry", "GetEntry"));
-            self.inner.unary(req, path, codec).await
+            crate::erased::unary(&mut self.inner, req, path).await
         }
         pub async fn list_entries(
             &mut self,
@@ -300,7 +299,6 @@ pub mod entry_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/spire.api.server.entry.v1.Entry/ListEntries",
             );
@@ -309,7 +307,7 @@ pub mod entry_client {
                 .insert(
                     GrpcMethod::new("spire.api.server.entry.v1.Entry", "ListEntries"),
                 );
-            self.inner.unary(req, path, codec).await
+            crate::erased::unary(&mut self.inner, req, path).await
         }
         pub async fn count_entries(
             &mut self,
@@ -326,7 +324,6 @@ pub mod entry_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/spire.api.server.entry.v1.Entry/CountEntries",
             );
@@ -335,7 +332,7 @@ pub mod entry_client {
                 .insert(
                     GrpcMethod::new("spire.api.server.entry.v1.Entry", "CountEntries"),
                 );
-            self.inner.unary(req, path, codec).await
+            crate::erased::unary(&mut self.inner, req, path).await
         }
         pub async fn batch_create_entry(
             &mut self,
@@ -352,7 +349,6 @@ pub mod entry_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/spire.api.server.entry.v1.Entry/BatchCreateEntry",
             );
@@ -364,7 +360,7 @@ pub mod entry_client {
                         "BatchCreateEntry",
                     ),
                 );
-            self.inner.unary(req, path, codec).await
+            crate::erased::unary(&mut self.inner, req, path).await
         }
         pub async fn batch_update_entry(
             &mut self,
@@ -381,7 +377,6 @@ pub mod entry_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/spire.api.server.entry.v1.Entry/BatchUpdateEntry",
             );
@@ -393,7 +388,7 @@ pub mod entry_client {
                         "BatchUpdateEntry",
                     ),
                 );
-            self.inner.unary(req, path, codec).await
+            crate::erased::unary(&mut self.inner, req, path).await
         }
         pub async fn batch_delete_entry(
             &mut self,
@@ -410,7 +405,6 @@ pub mod entry_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/spire.api.server.entry.v1.Entry/BatchDeleteEntry",
             );
@@ -422,7 +416,7 @@ pub mod entry_client {
                         "BatchDeleteEntry",
                     ),
                 );
-            self.inner.unary(req, path, codec).await
+            crate::erased::unary(&mut self.inner, req, path).await
         }
         /// For agents: the entries that the caller may request SVIDs for.
         pub async fn get_authorized_entries(
@@ -440,7 +434,6 @@ pub mod entry_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/spire.api.server.entry.v1.Entry/GetAuthorizedEntries",
             );
@@ -452,7 +445,7 @@ pub mod entry_client {
                         "GetAuthorizedEntries",
                     ),
                 );
-            self.inner.unary(req, path, codec).await
+            crate::erased::unary(&mut self.inner, req, path).await
         }
         /// A short list comes whole in the first answer. Of a long one the server sends revisions, and the
         /// agent asks by id for the entries that it does not have in that revision.

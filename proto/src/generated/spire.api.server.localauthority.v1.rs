@@ -268,7 +268,6 @@ pub mod local_authority_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/spire.api.server.localauthority.v1.LocalAuthority/GetX509AuthorityState",
             );
@@ -280,7 +279,7 @@ pub mod local_authority_client {
                         "GetX509AuthorityState",
                     ),
                 );
-            self.inner.unary(req, path, codec).await
+            crate::erased::unary(&mut self.inner, req, path).await
         }
         pub async fn prepare_x509_authority(
             &mut self,
@@ -297,7 +296,6 @@ pub mod local_authority_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/spire.api.server.localauthority.v1.LocalAuthority/PrepareX509Authority",
             );
@@ -309,7 +307,7 @@ pub mod local_authority_client {
                         "PrepareX509Authority",
                     ),
                 );
-            self.inner.unary(req, path, codec).await
+            crate::erased::unary(&mut self.inner, req, path).await
         }
         pub async fn activate_x509_authority(
             &mut self,
@@ -326,7 +324,6 @@ pub mod local_authority_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/spire.api.server.localauthority.v1.LocalAuthority/ActivateX509Authority",
             );
@@ -338,7 +335,7 @@ pub mod local_authority_client {
                         "ActivateX509Authority",
                     ),
                 );
-            self.inner.unary(req, path, codec).await
+            crate::erased::unary(&mut self.inner, req, path).await
         }
         pub async fn taint_x509_authority(
             &mut self,
@@ -355,7 +352,6 @@ pub mod local_authority_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/spire.api.server.localauthority.v1.LocalAuthority/TaintX509Authority",
             );
@@ -367,7 +363,7 @@ pub mod local_authority_client {
                         "TaintX509Authority",
                     ),
                 );
-            self.inner.unary(req, path, codec).await
+            crate::erased::unary(&mut self.inner, req, path).await
         }
         pub async fn revoke_x509_authority(
             &mut self,
@@ -384,7 +380,6 @@ pub mod local_authority_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/spire.api.server.localauthority.v1.LocalAuthority/RevokeX509Authority",
             );
@@ -396,7 +391,7 @@ pub mod local_authority_client {
                         "RevokeX509Authority",
                     ),
                 );
-            self.inner.unary(req, path, codec).await
+            crate::erased::unary(&mut self.inner, req, path).await
         }
         pub async fn taint_x509_upstream_authority(
             &mut self,
@@ -413,7 +408,6 @@ pub mod local_authority_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/spire.api.server.localauthority.v1.LocalAuthority/TaintX509UpstreamAuthority",
             );
@@ -425,7 +419,7 @@ pub mod local_authority_client {
                         "TaintX509UpstreamAuthority",
                     ),
                 );
-            self.inner.unary(req, path, codec).await
+            crate::erased::unary(&mut self.inner, req, path).await
         }
         pub async fn revoke_x509_upstream_authority(
             &mut self,
@@ -442,7 +436,6 @@ pub mod local_authority_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/spire.api.server.localauthority.v1.LocalAuthority/RevokeX509UpstreamAuthority",
             );
@@ -454,7 +447,7 @@ pub mod local_authority_client {
                         "RevokeX509UpstreamAuthority",
                     ),
                 );
-            self.inner.unary(req, path, codec).await
+            crate::erased::unary(&mut self.inner, req, path).await
         }
         pub async fn get_jwt_authority_state(
             &mut self,
@@ -471,7 +464,6 @@ pub mod local_authority_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/spire.api.server.localauthority.v1.LocalAuthority/GetJWTAuthorityState",
             );
@@ -483,7 +475,7 @@ pub mod local_authority_client {
                         "GetJWTAuthorityState",
                     ),
                 );
-            self.inner.unary(req, path, codec).await
+            crate::erased::unary(&mut self.inner, req, path).await
         }
         pub async fn prepare_jwt_authority(
             &mut self,
@@ -500,7 +492,6 @@ pub mod local_authority_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/spire.api.server.localauthority.v1.LocalAuthority/PrepareJWTAuthority",
             );
@@ -512,7 +503,7 @@ pub mod local_authority_client {
                         "PrepareJWTAuthority",
                     ),
                 );
-            self.inner.unary(req, path, codec).await
+            crate::erased::unary(&mut self.inner, req, path).await
         }
         pub async fn activate_jwt_authority(
             &mut self,
@@ -529,7 +520,6 @@ pub mod local_authority_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/spire.api.server.localauthority.v1.LocalAuthority/ActivateJWTAuthority",
             );
@@ -541,7 +531,7 @@ pub mod local_authority_client {
                         "ActivateJWTAuthority",
                     ),
                 );
-            self.inner.unary(req, path, codec).await
+            crate::erased::unary(&mut self.inner, req, path).await
         }
         pub async fn taint_jwt_authority(
             &mut self,
@@ -558,7 +548,6 @@ pub mod local_authority_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/spire.api.server.localauthority.v1.LocalAuthority/TaintJWTAuthority",
             );
@@ -570,7 +559,7 @@ pub mod local_authority_client {
                         "TaintJWTAuthority",
                     ),
                 );
-            self.inner.unary(req, path, codec).await
+            crate::erased::unary(&mut self.inner, req, path).await
         }
         pub async fn revoke_jwt_authority(
             &mut self,
@@ -587,7 +576,6 @@ pub mod local_authority_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/spire.api.server.localauthority.v1.LocalAuthority/RevokeJWTAuthority",
             );
@@ -599,7 +587,7 @@ pub mod local_authority_client {
                         "RevokeJWTAuthority",
                     ),
                 );
-            self.inner.unary(req, path, codec).await
+            crate::erased::unary(&mut self.inner, req, path).await
         }
         pub async fn get_wit_authority_state(
             &mut self,
@@ -616,7 +604,6 @@ pub mod local_authority_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/spire.api.server.localauthority.v1.LocalAuthority/GetWITAuthorityState",
             );
@@ -628,7 +615,7 @@ pub mod local_authority_client {
                         "GetWITAuthorityState",
                     ),
                 );
-            self.inner.unary(req, path, codec).await
+            crate::erased::unary(&mut self.inner, req, path).await
         }
         pub async fn prepare_wit_authority(
             &mut self,
@@ -645,7 +632,6 @@ pub mod local_authority_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/spire.api.server.localauthority.v1.LocalAuthority/PrepareWITAuthority",
             );
@@ -657,7 +643,7 @@ pub mod local_authority_client {
                         "PrepareWITAuthority",
                     ),
                 );
-            self.inner.unary(req, path, codec).await
+            crate::erased::unary(&mut self.inner, req, path).await
         }
         pub async fn activate_wit_authority(
             &mut self,
@@ -674,7 +660,6 @@ pub mod local_authority_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/spire.api.server.localauthority.v1.LocalAuthority/ActivateWITAuthority",
             );
@@ -686,7 +671,7 @@ pub mod local_authority_client {
                         "ActivateWITAuthority",
                     ),
                 );
-            self.inner.unary(req, path, codec).await
+            crate::erased::unary(&mut self.inner, req, path).await
         }
         pub async fn taint_wit_authority(
             &mut self,
@@ -703,7 +688,6 @@ pub mod local_authority_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/spire.api.server.localauthority.v1.LocalAuthority/TaintWITAuthority",
             );
@@ -715,7 +699,7 @@ pub mod local_authority_client {
                         "TaintWITAuthority",
                     ),
                 );
-            self.inner.unary(req, path, codec).await
+            crate::erased::unary(&mut self.inner, req, path).await
         }
         pub async fn revoke_wit_authority(
             &mut self,
@@ -732,7 +716,6 @@ pub mod local_authority_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/spire.api.server.localauthority.v1.LocalAuthority/RevokeWITAuthority",
             );
@@ -744,7 +727,7 @@ pub mod local_authority_client {
                         "RevokeWITAuthority",
                     ),
                 );
-            self.inner.unary(req, path, codec).await
+            crate::erased::unary(&mut self.inner, req, path).await
         }
     }
 }

@@ -225,7 +225,6 @@ pub mod svid_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/spire.api.server.svid.v1.SVID/BatchNewX509SVID",
             );
@@ -234,7 +233,7 @@ pub mod svid_client {
                 .insert(
                     GrpcMethod::new("spire.api.server.svid.v1.SVID", "BatchNewX509SVID"),
                 );
-            self.inner.unary(req, path, codec).await
+            crate::erased::unary(&mut self.inner, req, path).await
         }
         pub async fn new_jwtsvid(
             &mut self,
@@ -251,14 +250,13 @@ pub mod svid_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/spire.api.server.svid.v1.SVID/NewJWTSVID",
             );
             let mut req = request.into_request();
             req.extensions_mut()
                 .insert(GrpcMethod::new("spire.api.server.svid.v1.SVID", "NewJWTSVID"));
-            self.inner.unary(req, path, codec).await
+            crate::erased::unary(&mut self.inner, req, path).await
         }
         pub async fn batch_new_witsvid(
             &mut self,
@@ -275,7 +273,6 @@ pub mod svid_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/spire.api.server.svid.v1.SVID/BatchNewWITSVID",
             );
@@ -284,7 +281,7 @@ pub mod svid_client {
                 .insert(
                     GrpcMethod::new("spire.api.server.svid.v1.SVID", "BatchNewWITSVID"),
                 );
-            self.inner.unary(req, path, codec).await
+            crate::erased::unary(&mut self.inner, req, path).await
         }
         /// For operators, without an entry.
         pub async fn mint_x509svid(
@@ -302,7 +299,6 @@ pub mod svid_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/spire.api.server.svid.v1.SVID/MintX509SVID",
             );
@@ -311,7 +307,7 @@ pub mod svid_client {
                 .insert(
                     GrpcMethod::new("spire.api.server.svid.v1.SVID", "MintX509SVID"),
                 );
-            self.inner.unary(req, path, codec).await
+            crate::erased::unary(&mut self.inner, req, path).await
         }
         pub async fn mint_jwtsvid(
             &mut self,
@@ -328,14 +324,13 @@ pub mod svid_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/spire.api.server.svid.v1.SVID/MintJWTSVID",
             );
             let mut req = request.into_request();
             req.extensions_mut()
                 .insert(GrpcMethod::new("spire.api.server.svid.v1.SVID", "MintJWTSVID"));
-            self.inner.unary(req, path, codec).await
+            crate::erased::unary(&mut self.inner, req, path).await
         }
         pub async fn mint_witsvid(
             &mut self,
@@ -352,14 +347,13 @@ pub mod svid_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/spire.api.server.svid.v1.SVID/MintWITSVID",
             );
             let mut req = request.into_request();
             req.extensions_mut()
                 .insert(GrpcMethod::new("spire.api.server.svid.v1.SVID", "MintWITSVID"));
-            self.inner.unary(req, path, codec).await
+            crate::erased::unary(&mut self.inner, req, path).await
         }
         /// For downstream servers.
         pub async fn new_downstream_x509ca(
@@ -377,7 +371,6 @@ pub mod svid_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/spire.api.server.svid.v1.SVID/NewDownstreamX509CA",
             );
@@ -389,7 +382,7 @@ pub mod svid_client {
                         "NewDownstreamX509CA",
                     ),
                 );
-            self.inner.unary(req, path, codec).await
+            crate::erased::unary(&mut self.inner, req, path).await
         }
     }
 }

@@ -215,7 +215,6 @@ pub mod trust_domain_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/spire.api.server.trustdomain.v1.TrustDomain/GetFederationRelationship",
             );
@@ -227,7 +226,7 @@ pub mod trust_domain_client {
                         "GetFederationRelationship",
                     ),
                 );
-            self.inner.unary(req, path, codec).await
+            crate::erased::unary(&mut self.inner, req, path).await
         }
         pub async fn list_federation_relationships(
             &mut self,
@@ -244,7 +243,6 @@ pub mod trust_domain_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/spire.api.server.trustdomain.v1.TrustDomain/ListFederationRelationships",
             );
@@ -256,7 +254,7 @@ pub mod trust_domain_client {
                         "ListFederationRelationships",
                     ),
                 );
-            self.inner.unary(req, path, codec).await
+            crate::erased::unary(&mut self.inner, req, path).await
         }
         pub async fn batch_create_federation_relationship(
             &mut self,
@@ -275,7 +273,6 @@ pub mod trust_domain_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/spire.api.server.trustdomain.v1.TrustDomain/BatchCreateFederationRelationship",
             );
@@ -287,7 +284,7 @@ pub mod trust_domain_client {
                         "BatchCreateFederationRelationship",
                     ),
                 );
-            self.inner.unary(req, path, codec).await
+            crate::erased::unary(&mut self.inner, req, path).await
         }
         pub async fn batch_update_federation_relationship(
             &mut self,
@@ -306,7 +303,6 @@ pub mod trust_domain_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/spire.api.server.trustdomain.v1.TrustDomain/BatchUpdateFederationRelationship",
             );
@@ -318,7 +314,7 @@ pub mod trust_domain_client {
                         "BatchUpdateFederationRelationship",
                     ),
                 );
-            self.inner.unary(req, path, codec).await
+            crate::erased::unary(&mut self.inner, req, path).await
         }
         pub async fn batch_delete_federation_relationship(
             &mut self,
@@ -337,7 +333,6 @@ pub mod trust_domain_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/spire.api.server.trustdomain.v1.TrustDomain/BatchDeleteFederationRelationship",
             );
@@ -349,7 +344,7 @@ pub mod trust_domain_client {
                         "BatchDeleteFederationRelationship",
                     ),
                 );
-            self.inner.unary(req, path, codec).await
+            crate::erased::unary(&mut self.inner, req, path).await
         }
         /// Fetches the foreign bundle now.
         pub async fn refresh_bundle(
@@ -364,7 +359,6 @@ pub mod trust_domain_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/spire.api.server.trustdomain.v1.TrustDomain/RefreshBundle",
             );
@@ -376,7 +370,7 @@ pub mod trust_domain_client {
                         "RefreshBundle",
                     ),
                 );
-            self.inner.unary(req, path, codec).await
+            crate::erased::unary(&mut self.inner, req, path).await
         }
     }
 }
