@@ -44,18 +44,25 @@ pub(super) async fn bundle(
     ours.ok_or_else(|| Failure::new("this server does not say what its bundle is"))
 }
 
-/// Takes entries over.
+/// Takes entries over, and deletes those that are gone.
 pub(super) async fn entries(
     channel: &Channel,
     entries: &[Entry],
+    gone_ids: &[String],
     doing: Doing,
     tally: &mut Tally,
 ) -> Result<(), Failure> {
     let mut client = ImportClient::new(channel.clone());
-    for batch in batches(entries) {
+    let mut batches = batches(entries);
+    if batches.is_empty() && !gone_ids.is_empty() {
+        batches.push(&[]);
+    }
+    for batch in batches {
         let request = BatchImportEntryRequest {
             plan_only: doing == Doing::Plan,
             entries: batch.to_vec(),
+            // With each, since a plan leaves them where they are.
+            gone_ids: gone_ids.to_vec(),
         };
         let answer = client.batch_import_entry(request).await;
         let answer = answer.map_err(|status| rpc::failed(&status).context("entries"))?;

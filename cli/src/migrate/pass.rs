@@ -10,13 +10,11 @@ use proto::spire::server::agent::DeleteAgentRequest;
 use proto::spire::server::agent::agent_client::AgentClient;
 use proto::spire::server::bundle::bundle_client::BundleClient;
 use proto::spire::server::bundle::{AppendBundleRequest, BatchSetFederatedBundleRequest};
-use proto::spire::server::entry::BatchDeleteEntryRequest;
-use proto::spire::server::entry::entry_client::EntryClient;
 use proto::spire::server::trustdomain::trust_domain_client::TrustDomainClient;
 use proto::spire::server::trustdomain::{
     BatchCreateFederationRelationshipRequest, BatchUpdateFederationRelationshipRequest,
 };
-use proto::spire::types::{Agent, Bundle, Entry, JwtKey, Status, X509Certificate};
+use proto::spire::types::{Agent, Bundle, Entry, JwtKey, Selector, Status, X509Certificate};
 use runtime::clock::Clock;
 use tonic::transport::Channel;
 
@@ -26,9 +24,6 @@ use super::state::{Authorities, State};
 use super::tally::Tally;
 use crate::failure::Failure;
 use crate::rpc;
-
-/// The most entries that are deleted by one request.
-const MAX_DELETED: usize = 500;
 
 /// Whether a pass changes anything.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -69,11 +64,11 @@ impl Move {
         bundle.only_here = strangers(&own, &there.bundle, &here.authorities);
         self.bundles(&there, &here, doing, &mut report.bundles)
             .await?;
-        self.prune_entries(&there, &here, doing, &mut report.entries)
-            .await?;
         self.prune_agents(&there, &here, doing, &mut report.agents)
             .await?;
-        ours::entries(&self.ours, &there.entries, doing, &mut report.entries).await?;
+        let gone = self.gone_entries(&there, &here, &mut report.entries);
+        let entries = &there.entries;
+        ours::entries(&self.ours, entries, &gone, doing, &mut report.entries).await?;
         let signing = &there.authorities.signing;
         ours::agents(
             &self.ours,
@@ -83,6 +78,7 @@ impl Move {
             &mut report.agents,
         )
         .await?;
+        report.agents.renewed = renewed(&there.agents, &here.agents);
         self.relationships(&there, &here, doing, &mut report.relationships)
             .await?;
         let missing = missing(&own, &there.bundle, &here.authorities);
@@ -180,44 +176,26 @@ impl Move {
         Ok(())
     }
 
-    /// Finds the entries that are not there any more, and deletes them where that is asked for.
-    async fn prune_entries(
-        &mut self,
-        there: &State,
-        here: &State,
-        doing: Doing,
-        tally: &mut Tally,
-    ) -> Result<(), Failure> {
+    /// The ids of the entries that are to be deleted: those that are not there any more, where that is asked for.
+    fn gone_entries(&self, there: &State, here: &State, tally: &mut Tally) -> Vec<String> {
         let known: BTreeSet<&str> = there
             .entries
             .iter()
             .map(|entry| entry.id.as_str())
             .collect();
-        let gone = here.entries.iter();
-        let gone: Vec<&Entry> = gone
-            .filter(|entry| !known.contains(entry.id.as_str()))
-            .collect();
+        let is_gone = |entry: &&Entry| !known.contains(entry.id.as_str());
+        let gone: Vec<&Entry> = here.entries.iter().filter(is_gone).collect();
         let names = gone.iter().copied().map(ours::entry_name).collect();
-        if !self.prune {
+        if self.prune {
+            tally.pruned = names;
+            gone.into_iter().map(|entry| entry.id.clone()).collect()
+        } else {
             tally.only_here = names;
-            return Ok(());
+            Vec::new()
         }
-        tally.pruned = names;
-        if doing == Doing::Plan {
-            return Ok(());
-        }
-        let mut client = EntryClient::new(self.ours.clone());
-        for batch in gone.chunks(MAX_DELETED) {
-            let ids = batch.iter().map(|entry| entry.id.clone()).collect();
-            let answer = client
-                .batch_delete_entry(BatchDeleteEntryRequest { ids })
-                .await;
-            answer.map_err(|status| rpc::failed(&status).context("entries"))?;
-        }
-        Ok(())
     }
 
-    /// The same with agents, which are evicted.
+    /// Evicts the agents that are not there any more, where that is asked for.
     async fn prune_agents(
         &mut self,
         there: &State,
@@ -344,6 +322,30 @@ fn authority_name(authority: &X509Certificate) -> String {
     )
 }
 
+/// How many agents differ by nothing but a later SVID.
+fn renewed(there: &[Agent], here: &[Agent]) -> usize {
+    let known: BTreeMap<String, &Agent> = here
+        .iter()
+        .map(|agent| (ours::agent_name(agent), agent))
+        .collect();
+    let is_renewed = |agent: &&Agent| {
+        known.get(&ours::agent_name(agent)).is_some_and(|ours| {
+            ours.x509svid_expires_at < agent.x509svid_expires_at && lasting(ours) == lasting(agent)
+        })
+    };
+    there.iter().filter(is_renewed).count()
+}
+
+/// What of an agent stays when it renews.
+fn lasting(agent: &Agent) -> Agent {
+    let mut lasting = agent.clone();
+    lasting.x509svid_serial_number.clear();
+    lasting.x509svid_expires_at = 0;
+    let order = |selector: &Selector| (selector.r#type.clone(), selector.value.clone());
+    lasting.selectors.sort_by_key(order);
+    lasting
+}
+
 fn versions(agents: &[Agent]) -> BTreeMap<String, usize> {
     let mut versions = BTreeMap::new();
     for agent in agents {
@@ -377,4 +379,63 @@ fn is_written(outcome: Outcome) -> bool {
 
 fn first<T>(results: Vec<T>, status: fn(T) -> Option<Status>) -> Option<Status> {
     results.into_iter().next().and_then(status)
+}
+
+#[cfg(test)]
+mod tests {
+    use proto::spire::types::Spiffeid;
+
+    use super::*;
+
+    fn agent() -> Agent {
+        Agent {
+            id: Some(Spiffeid {
+                trust_domain: "example.org".to_owned(),
+                path: "/spire/agent/x/1".to_owned(),
+            }),
+            x509svid_serial_number: "1".to_owned(),
+            x509svid_expires_at: 100,
+            ..Agent::default()
+        }
+    }
+
+    #[test]
+    fn an_agent_with_a_later_svid_and_nothing_else_has_renewed() {
+        let later = Agent {
+            x509svid_serial_number: "2".to_owned(),
+            x509svid_expires_at: 200,
+            ..agent()
+        };
+        assert_eq!(renewed(&[later.clone()], &[agent()]), 1);
+        assert_eq!(renewed(&[agent()], &[agent()]), 0);
+        assert_eq!(renewed(&[agent()], &[later.clone()]), 0);
+        let banned = Agent {
+            banned: true,
+            ..later
+        };
+        assert_eq!(renewed(&[banned], &[agent()]), 0);
+    }
+
+    #[test]
+    fn adv_what_was_revoked_there_is_not_given_back_to_the_old_server() {
+        let key = |id: &str| JwtKey {
+            key_id: id.to_owned(),
+            ..JwtKey::default()
+        };
+        let ours = Bundle {
+            jwt_authorities: vec![key("ours"), key("theirs"), key("revoked")],
+            ..Bundle::default()
+        };
+        let theirs = Bundle {
+            jwt_authorities: vec![key("theirs")],
+            ..Bundle::default()
+        };
+        let signs = Authorities {
+            x509: Vec::new(),
+            jwt: vec!["ours".to_owned()],
+            signing: Vec::new(),
+        };
+        assert_eq!(missing(&ours, &theirs, &signs).jwt, [key("ours")]);
+        assert_eq!(strangers(&ours, &theirs, &signs), ["JWT revoked"]);
+    }
 }

@@ -102,6 +102,10 @@ impl Report {
             names(console, &format!("{kind}, pruned"), &tally.pruned);
             names(console, &format!("{kind}, refused"), &tally.refused);
         }
+        if self.agents.renewed > 0 {
+            let count = self.agents.renewed;
+            say!(console, "Agents that only renewed: {count}");
+        }
         if self.expired_entries > 0 {
             let count = self.expired_entries;
             say!(console, "Entries that are over, and stay behind: {count}");

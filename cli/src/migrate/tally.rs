@@ -10,6 +10,9 @@ use crate::go;
 pub(super) struct Tally {
     pub(super) created: usize,
     pub(super) updated: usize,
+    /// Of the updated ones the agents that only renewed: there are some at any time, and this server knows
+    /// their new SVIDs by who signed them.
+    pub(super) renewed: usize,
     pub(super) unchanged: usize,
     /// Newer here than there.
     pub(super) kept: Vec<String>,
@@ -52,13 +55,35 @@ impl Tally {
         }
     }
 
-    /// Whether nothing is left to be done.
+    /// Whether nothing is left that has to be done.
     pub(super) fn is_settled(&self) -> bool {
-        self.created + self.updated + self.pruned.len() + self.refused.len() == 0
+        let updated = self.updated.saturating_sub(self.renewed);
+        self.created + updated + self.pruned.len() + self.refused.len() == 0
     }
 }
 
 /// Why an item was refused, if it was.
 fn refusal(status: &Status) -> Option<String> {
     (status.code != 0).then(|| format!("{} ({})", status.message, go::code(status.code)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_agent_that_only_renewed_leaves_nothing_to_be_done_and_any_other_change_does() {
+        let of = |updated, renewed| Tally {
+            updated,
+            renewed,
+            ..Tally::default()
+        };
+        assert!(of(2, 2).is_settled());
+        assert!(!of(2, 1).is_settled());
+        let created = Tally {
+            created: 1,
+            ..Tally::default()
+        };
+        assert!(!created.is_settled());
+    }
 }

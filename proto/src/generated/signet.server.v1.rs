@@ -337,6 +337,10 @@ pub struct BatchImportEntryRequest {
     pub plan_only: bool,
     #[prost(message, repeated, tag = "2")]
     pub entries: ::prost::alloc::vec::Vec<crate::spire::types::Entry>,
+    /// Entries that are not there any more. They are deleted first, in the same commit, so that one that was
+    /// made anew there under another id finds its place free.
+    #[prost(string, repeated, tag = "3")]
+    pub gone_ids: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct BatchImportEntryResponse {

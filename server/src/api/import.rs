@@ -7,7 +7,7 @@ mod read;
 
 use std::sync::Arc;
 
-use identity::entry::Entry;
+use identity::entry::{Entry, EntryId};
 use proto::signet::server::import_server::Import;
 use proto::signet::server::{
     BatchImportAgentRequest, BatchImportAgentResponse, BatchImportEntryRequest,
@@ -30,6 +30,8 @@ use crate::writes::{Plan, Takeover};
 
 /// The most entries or agents of one request.
 const MAX_BATCH: usize = 1000;
+/// The most entries that one request deletes. Their ids leave room for others in a request.
+const MAX_GONE: usize = 20_000;
 
 /// An item that was read, or why it is refused.
 type Item<T> = Result<T, Status>;
@@ -89,22 +91,28 @@ impl Import for Service {
         request: Request<BatchImportEntryRequest>,
     ) -> Result<Response<BatchImportEntryResponse>, Status> {
         let caller = Caller::of(&request)?;
-        let BatchImportEntryRequest { plan_only, entries } = request.into_inner();
-        bounded(entries.len())?;
+        let BatchImportEntryRequest {
+            plan_only,
+            entries,
+            gone_ids,
+        } = request.into_inner();
+        bounded(entries.len(), MAX_BATCH)?;
+        bounded(gone_ids.len(), MAX_GONE)?;
+        let gone = read::ids(&gone_ids)?;
         let entries: Vec<Item<Entry>> = entries
             .iter()
             .map(|entry| read::entry(&self.services.trust_domain, entry))
             .collect();
-        let plan = |snapshot: &Snapshot| plan_entries(snapshot, &entries, plan_only);
+        let plan = |snapshot: &Snapshot| plan_entries(snapshot, &gone, &entries, plan_only);
         let what = "failed to import entries";
-        let outcomes = self.carry_out(plan_only, what, plan).await?;
-        for (entry, outcome) in entries.iter().zip(&outcomes) {
-            if let (Ok(entry), Ok(Takeover::Created | Takeover::Updated), false) =
-                (entry, outcome, plan_only)
-            {
-                self.services
-                    .audit
-                    .record(&caller, Event::EntryImported(entry));
+        let (deleted, outcomes) = self.carry_out(plan_only, what, plan).await?;
+        if !plan_only {
+            let audit = &self.services.audit;
+            for entry in &deleted {
+                audit.record(&caller, Event::EntryDeleted(entry));
+            }
+            for entry in written(&entries, &outcomes) {
+                audit.record(&caller, Event::EntryImported(entry));
             }
         }
         let results = outcomes.into_iter().map(result).collect();
@@ -121,15 +129,13 @@ impl Import for Service {
             agents,
             authority_ids,
         } = request.into_inner();
-        bounded(agents.len())?;
+        bounded(agents.len(), MAX_BATCH)?;
         let agents = read::agents(&self.services, &agents, &authority_ids)?;
         let plan = |snapshot: &Snapshot| plan_agents(snapshot, &agents);
         let what = "failed to import agents";
         let outcomes = self.carry_out(plan_only, what, plan).await?;
-        for (agent, outcome) in agents.iter().zip(&outcomes) {
-            if let (Ok(agent), Ok(Takeover::Created | Takeover::Updated), false) =
-                (agent, outcome, plan_only)
-            {
+        if !plan_only {
+            for agent in written(&agents, &outcomes) {
                 let event = Event::AgentImported {
                     id: &agent.id,
                     serial: agent.serial(),
@@ -142,14 +148,20 @@ impl Import for Service {
     }
 }
 
-/// Applies the entries that could be read, in order. In a plan the bundles that an entry federates with
-/// may be still to come.
+/// Deletes what is gone, and applies the entries that could be read, in order. In a plan the bundles that
+/// an entry federates with may be still to come.
 fn plan_entries(
     snapshot: &Snapshot,
+    gone: &[EntryId],
     entries: &[Item<Entry>],
     plan_only: bool,
-) -> Plan<Vec<Item<Takeover>>> {
+) -> Plan<(Vec<Entry>, Vec<Item<Takeover>>)> {
     let mut writes = EntryWrites::new(snapshot);
+    // One that is not here any more is gone all the same.
+    let deleted = gone
+        .iter()
+        .filter_map(|id| writes.delete(id).ok())
+        .collect();
     let mut apply = |entry: &Entry| {
         if !plan_only {
             writes.federate(entry)?;
@@ -162,9 +174,9 @@ fn plan_entries(
     });
     let outcomes = outcomes.collect();
     if writes.is_empty() {
-        return Plan::Nothing(outcomes);
+        return Plan::Nothing((deleted, outcomes));
     }
-    Plan::Commit(writes.add_to(Txn::new()), outcomes)
+    Plan::Commit(writes.add_to(Txn::new()), (deleted, outcomes))
 }
 
 fn plan_agents(snapshot: &Snapshot, agents: &[Item<Agent>]) -> Plan<Vec<Item<Takeover>>> {
@@ -183,9 +195,21 @@ fn plan_agents(snapshot: &Snapshot, agents: &[Item<Agent>]) -> Plan<Vec<Item<Tak
     Plan::Commit(txn, outcomes)
 }
 
-fn bounded(items: usize) -> Result<(), Status> {
-    if items > MAX_BATCH {
-        let message = format!("a batch has at most {MAX_BATCH} items, not {items}");
+/// The items that were written.
+fn written<'a, T>(
+    items: &'a [Item<T>],
+    outcomes: &'a [Item<Takeover>],
+) -> impl Iterator<Item = &'a T> {
+    let pairs = items.iter().zip(outcomes);
+    pairs.filter_map(|(item, outcome)| match (item, outcome) {
+        (Ok(item), Ok(Takeover::Created | Takeover::Updated)) => Some(item),
+        _ => None,
+    })
+}
+
+fn bounded(items: usize, most: usize) -> Result<(), Status> {
+    if items > most {
+        let message = format!("a request has at most {most} such items, not {items}");
         return Err(Status::invalid_argument(message));
     }
     Ok(())

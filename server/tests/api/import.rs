@@ -34,8 +34,9 @@ async fn pair() -> (Server, Server) {
 }
 
 async fn bundle(server: &Server) -> types::Bundle {
-    let answer = server.bundles().get_bundle(GetBundleRequest::default());
-    answer.await.unwrap().into_inner()
+    let mut client = server.bundles();
+    let answer = client.get_bundle(GetBundleRequest::default()).await;
+    answer.unwrap().into_inner()
 }
 
 async fn merge(
@@ -57,7 +58,11 @@ async fn import_entries(
     entries: Vec<types::Entry>,
     plan_only: bool,
 ) -> Vec<ImportResult> {
-    let request = BatchImportEntryRequest { plan_only, entries };
+    let request = BatchImportEntryRequest {
+        plan_only,
+        entries,
+        gone_ids: Vec::new(),
+    };
     let mut client = ImportClient::new(server.admin.clone());
     let answer = client.batch_import_entry(request).await.unwrap();
     answer.into_inner().results
@@ -89,13 +94,15 @@ async fn signing(server: &Server) -> Vec<String> {
 }
 
 async fn listed(server: &Server) -> Vec<types::Entry> {
-    let listed = server.entries().list_entries(ListEntriesRequest::default());
-    listed.await.unwrap().into_inner().entries
+    let mut client = server.entries();
+    let listed = client.list_entries(ListEntriesRequest::default()).await;
+    listed.unwrap().into_inner().entries
 }
 
 async fn agents(server: &Server) -> Vec<types::Agent> {
-    let listed = server.agents().list_agents(ListAgentsRequest::default());
-    listed.await.unwrap().into_inner().agents
+    let mut client = server.agents();
+    let listed = client.list_agents(ListAgentsRequest::default()).await;
+    listed.unwrap().into_inner().agents
 }
 
 /// Whether an agent may call, with the reason if it may not.
@@ -193,7 +200,7 @@ async fn an_entry_that_cannot_be_taken_over_is_refused_alone_and_says_why() {
     nobody.federates_with = vec!["other.org".to_owned()];
     let refused = import_entries(&server, vec![nobody.clone()], false).await;
     let (code, message) = refusal(&refused);
-    assert_eq!(code, Code::FailedPrecondition.into());
+    assert_eq!(code, i32::from(Code::FailedPrecondition));
     assert!(message.contains("other.org"), "{message}");
     // The bundle comes before the entry when the plan is carried out.
     let planned = import_entries(&server, vec![nobody], true).await;
@@ -203,9 +210,27 @@ async fn an_entry_that_cannot_be_taken_over_is_refused_alone_and_says_why() {
     let mixed = vec![rich("second", "/same"), rich("third", "/third")];
     let results = import_entries(&server, mixed, false).await;
     let (code, message) = refusal(&results[..1]);
-    assert_eq!(code, Code::AlreadyExists.into());
+    assert_eq!(code, i32::from(Code::AlreadyExists));
     assert!(message.contains("entry first is here"), "{message}");
     assert_eq!(outcomes(&results[1..]), [Outcome::Created]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_entry_that_was_made_anew_there_takes_the_place_of_the_one_that_is_gone() {
+    let server = start().await;
+    import_entries(&server, vec![rich("first", "/same")], false).await;
+    let mut client = ImportClient::new(server.admin.clone());
+    for plan_only in [true, false] {
+        let request = BatchImportEntryRequest {
+            plan_only,
+            entries: vec![rich("second", "/same")],
+            gone_ids: vec!["first".to_owned(), "never".to_owned()],
+        };
+        let answer = client.batch_import_entry(request).await.unwrap();
+        assert_eq!(outcomes(&answer.into_inner().results), [Outcome::Created]);
+        let id = if plan_only { "first" } else { "second" };
+        assert_eq!(listed(&server).await, [rich(id, "/same")]);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -462,6 +487,7 @@ async fn an_agent_that_could_not_stay_is_refused_and_says_why() {
     let request = BatchImportEntryRequest {
         plan_only: true,
         entries: vec![entry(&agent_id("x"), "/x"); 1001],
+        gone_ids: Vec::new(),
     };
     let refused = client.batch_import_entry(request).await.unwrap_err();
     assert!(refused.message().contains("1000"), "{refused:?}");

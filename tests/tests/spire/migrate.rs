@@ -7,33 +7,32 @@ use std::process::Command;
 use proto::spire::server::entry::entry_client::EntryClient;
 use proto::spire::server::entry::{BatchCreateEntryRequest, ListEntriesRequest};
 use proto::spire::types::{Entry, Selector, Spiffeid};
+use rcgen::KeyPair;
 use tests::api::admin_channel;
 use tests::domain::{Agent, Domain, Plan};
 use tests::peers;
 use tests::prober::{NAME, Prober, shake_hands};
 use tests::process::{Ended, eventually, run};
-use tests::programs::Make::{Signet, Spire};
+use tests::programs::Make::{self, Signet, Spire};
 use tests::programs::signet;
-use tests::scenarios::serial;
+use tests::scenarios::{Pki, serial};
 use tests::workload::{Shown, Workload};
 
 /// Entries of other nodes, beside those of the agents that live.
 const ENTRIES: usize = 5000;
 /// Entries in one request, and below one parent: SPIRE compares each with its siblings.
 const BATCH: usize = 250;
+/// A trust domain that the old server federates with.
+const OTHER: &str = "spiffe://other.org";
 /// Handshakes between two steps.
 const SOME: usize = 60;
 
 /// SVIDs of agents are renewed after half a minute: here, after the move, and after the way back.
-fn plan() -> Plan {
-    Plan::new(Spire).ids_alone().key(r#"agent_ttl = "60s""#)
-}
-
-fn signet_plan() -> Plan {
-    Plan {
-        server: Signet,
-        ..plan()
-    }
+fn plan(server: Make, node: &Pki) -> Plan {
+    Plan::new(server)
+        .ids_alone()
+        .key(r#"agent_ttl = "60s""#)
+        .plugin(&node.verifier(""))
 }
 
 fn migrate(old: &Domain, new: &Domain, more: &[&str]) -> Ended {
@@ -50,6 +49,7 @@ fn migrate(old: &Domain, new: &Domain, more: &[&str]) -> Ended {
 fn switch(from: &mut Domain, to: &mut Domain) {
     let port = from.port;
     from.server.stop();
+    to.server.stop();
     to.restart_server_at(port);
 }
 
@@ -58,8 +58,10 @@ fn a_live_fleet_with_5000_entries_moves_to_ours_and_back_and_no_handshake_fails(
     if peers::folder("spire").is_none() {
         return;
     }
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all();
-    let runtime = { runtime }.build().unwrap();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .unwrap();
     runtime.block_on(async {
         let mut scene = Scene::start().await;
         scene.plan_and_move().await;
@@ -68,41 +70,52 @@ fn a_live_fleet_with_5000_entries_moves_to_ours_and_back_and_no_handshake_fails(
     });
 }
 
-/// Two agents of SPIRE and one of ours, each with a workload that shakes hands with the next one all the time.
+/// Three agents of SPIRE, one of which attests by its node's certificate, and one of ours, each with a
+/// workload that shakes hands with the next one all the time.
 struct Scene {
     // Dropped first: what is torn down is no failure.
     prober: Prober,
-    workloads: [Workload; 3],
-    agents: [Agent; 3],
+    workloads: [Workload; 4],
+    agents: [Agent; 4],
     new: Domain,
     old: Domain,
+    _node: Pki,
 }
 
 impl Scene {
     async fn start() -> Self {
-        let old = plan().start();
+        let node = Pki::new(&KeyPair::generate().unwrap());
+        let old = plan(Spire, &node).start();
         create_many(&old).await;
+        federate(&old);
         let banned = old.agent(Spire);
         old.cli(&["agent", "ban", "-spiffeID", &banned.id])
             .success();
-        let agents = [old.agent(Spire), old.agent(Spire), old.agent(Signet)];
-        for (agent, path) in agents.iter().zip(["/a", "/b", "/c"]) {
-            let more = ["-dns", NAME, "-hint", "probed", "-x509SVIDTTL", "7200"];
+        let agents = [
+            old.agent(Spire),
+            old.agent(Spire),
+            old.agent(Signet),
+            old.agent_by(Spire, &node.agent_id(), &node.prover()),
+        ];
+        for (agent, path) in agents.iter().zip(["/a", "/b", "/c", "/d"]) {
+            let more = ["-dns", NAME, "-hint", "probed", "-federatesWith", OTHER];
             old.entry(agent, path, "unix:uid:0", &more);
         }
-        let [a, b, c] = &agents;
+        let [a, b, c, d] = &agents;
         let workloads = [
             workload(a, "/a").await,
             workload(b, "/b").await,
             workload(c, "/c").await,
+            workload(d, "/d").await,
         ];
-        let [a, b, c] = &workloads;
+        let [a, b, c, d] = &workloads;
         Self {
-            prober: Prober::start(&[(a, b), (b, c), (c, a)]),
+            prober: Prober::start(&[(a, b), (b, c), (c, d), (d, a)]),
             workloads,
             agents,
-            new: signet_plan().start(),
+            new: plan(Signet, &node).start(),
             old,
+            _node: node,
         }
     }
 
@@ -121,6 +134,10 @@ impl Scene {
         let bundle = |domain: &Domain| domain.cli(&["bundle", "show"]).success();
         for certificate in bundle(&self.new).split_inclusive("-----END CERTIFICATE-----\n") {
             assert!(bundle(&self.old).contains(certificate.trim()));
+        }
+        for list in [["bundle", "list"], ["federation", "list"]] {
+            let shown = |domain: &Domain| domain.cli(&list).success();
+            assert_eq!(shown(&self.new), shown(&self.old));
         }
         let banned = self
             .new
@@ -152,6 +169,7 @@ impl Scene {
             .arg("-socketPath")
             .arg(self.new.server_socket());
         run(command.arg("-wayBack").arg(&file)).success();
+        without_who_attests_again(&file);
         let port = self.new.port;
         self.new.server.stop();
         let database = self.old.folder().join("server/datastore.sqlite3");
@@ -204,6 +222,31 @@ async fn workload(agent: &Agent, path: &str) -> Workload {
 async fn shake_both_ways(one: &Shown, other: &Shown) {
     shake_hands(one, other).await.unwrap();
     shake_hands(other, one).await.unwrap();
+}
+
+/// Lets the old server federate with a trust domain that is not there.
+fn federate(domain: &Domain) {
+    let bundle = domain.folder().join("other.pem");
+    std::fs::write(&bundle, domain.cli(&["bundle", "show"]).success()).unwrap();
+    let path = bundle.to_str().unwrap();
+    domain
+        .cli(&["bundle", "set", "-id", OTHER, "-path", path])
+        .success();
+    let words = ["federation", "create", "-trustDomain", "other.org"];
+    let endpoint = ["-bundleEndpointURL", "https://localhost:1/bundle"];
+    let profile = ["-bundleEndpointProfile", "https_web"];
+    domain
+        .cli(&[&words[..], &endpoint, &profile].concat())
+        .success();
+}
+
+/// Takes the agents out of the file that need it not.
+fn without_who_attests_again(file: &Path) {
+    let text = std::fs::read_to_string(file).unwrap();
+    let kept = text.lines().filter(|line| !line.contains("/x509pop/"));
+    let kept: Vec<&str> = kept.collect();
+    assert_eq!(kept.len() + 1, text.lines().count(), "{text}");
+    std::fs::write(file, kept.join("\n")).unwrap();
 }
 
 /// Makes entries of every shape below agents that are not there.

@@ -50,6 +50,13 @@ pub(super) fn bundle(own: &TrustDomain, bundle: Option<types::Bundle>) -> Result
     Ok(tainted_as(read, &bundle))
 }
 
+/// Reads the ids of entries.
+pub(super) fn ids(ids: &[String]) -> Result<Vec<EntryId>, Status> {
+    let read =
+        |id: &String| EntryId::parse(id).map_err(|error| status::invalid("invalid ID", &error));
+    ids.iter().map(read).collect()
+}
+
 /// Reads an entry, with its id, its revision and its time of creation.
 pub(super) fn entry(own: &TrustDomain, entry: &types::Entry) -> Item<Entry> {
     let id = EntryId::parse(&entry.id).map_err(|error| status::invalid("invalid ID", &error))?;
