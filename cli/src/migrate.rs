@@ -5,6 +5,8 @@
 //! ends; and the servers may be switched only after agents had the time to hear of it. A run without
 //! `-apply` changes nothing, and every run may be made again.
 
+mod authorities;
+mod federation;
 mod ours;
 mod pass;
 mod report;

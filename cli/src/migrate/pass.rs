@@ -3,25 +3,17 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::UNIX_EPOCH;
 
-use identity::bundle::X509Authority;
-use identity::x509::Certificate;
-use proto::signet::server::Outcome;
 use proto::spire::server::agent::DeleteAgentRequest;
 use proto::spire::server::agent::agent_client::AgentClient;
-use proto::spire::server::bundle::bundle_client::BundleClient;
-use proto::spire::server::bundle::{AppendBundleRequest, BatchSetFederatedBundleRequest};
-use proto::spire::server::trustdomain::trust_domain_client::TrustDomainClient;
-use proto::spire::server::trustdomain::{
-    BatchCreateFederationRelationshipRequest, BatchUpdateFederationRelationshipRequest,
-};
-use proto::spire::types::{Agent, Bundle, Entry, JwtKey, Selector, Status, X509Certificate};
+use proto::spire::types::{Agent, Entry, Selector};
 use runtime::clock::Clock;
 use tonic::transport::Channel;
 
-use super::ours;
+use super::authorities::{missing, strangers};
 use super::report::Report;
-use super::state::{Authorities, State};
+use super::state::State;
 use super::tally::Tally;
+use super::{federation, ours};
 use crate::failure::Failure;
 use crate::rpc;
 
@@ -62,8 +54,8 @@ impl Move {
             .await
             .map_err(|failure| failure.context("the server at -socketPath"))?;
         bundle.only_here = strangers(&own, &there.bundle, &here.authorities);
-        self.bundles(&there, &here, doing, &mut report.bundles)
-            .await?;
+        let bundles = &mut report.bundles;
+        federation::bundles(&self.ours, &there.bundles, &here.bundles, doing, bundles).await?;
         self.prune_agents(&there, &here, doing, &mut report.agents)
             .await?;
         let gone = self.gone_entries(&there, &here, &mut report.entries);
@@ -79,12 +71,13 @@ impl Move {
         )
         .await?;
         report.agents.renewed = renewed(&there.agents, &here.agents);
-        self.relationships(&there, &here, doing, &mut report.relationships)
-            .await?;
+        let (theirs, known) = (&there.relationships, &here.relationships);
+        let relationships = &mut report.relationships;
+        federation::relationships(&self.ours, theirs, known, doing, relationships).await?;
         let missing = missing(&own, &there.bundle, &here.authorities);
         report.appended = missing.names();
         if doing == Doing::Apply && report.check_refused().is_ok() && report.appends() {
-            self.append(missing).await?;
+            missing.append_to(&self.theirs).await?;
         }
         Ok(report)
     }
@@ -97,83 +90,6 @@ impl Move {
         entries
             .retain(|entry| u64::try_from(entry.expires_at).is_ok_and(|end| end == 0 || end > now));
         all - entries.len()
-    }
-
-    async fn bundles(
-        &mut self,
-        there: &State,
-        here: &State,
-        doing: Doing,
-        tally: &mut Tally,
-    ) -> Result<(), Failure> {
-        let known: BTreeMap<&str, &Bundle> = by(&here.bundles, |bundle| &bundle.trust_domain);
-        let mut client = BundleClient::new(self.ours.clone());
-        for bundle in &there.bundles {
-            let name = &bundle.trust_domain;
-            let outcome = match known.get(name.as_str()) {
-                None => Outcome::Created,
-                Some(ours) if same_authorities(ours, bundle) => Outcome::Unchanged,
-                Some(ours) if ours.sequence_number > bundle.sequence_number => Outcome::Kept,
-                Some(_) => Outcome::Updated,
-            };
-            let mut status = None;
-            if doing == Doing::Apply && is_written(outcome) {
-                let request = BatchSetFederatedBundleRequest {
-                    bundle: vec![bundle.clone()],
-                    output_mask: None,
-                };
-                let answer = client.batch_set_federated_bundle(request).await;
-                let answer = answer.map_err(|status| rpc::failed(&status).context(name))?;
-                status = first(answer.into_inner().results, |result| result.status);
-            }
-            tally.done(outcome, name, status.as_ref());
-        }
-        Ok(())
-    }
-
-    async fn relationships(
-        &mut self,
-        there: &State,
-        here: &State,
-        doing: Doing,
-        tally: &mut Tally,
-    ) -> Result<(), Failure> {
-        let known = by(&here.relationships, |relationship| {
-            &relationship.trust_domain
-        });
-        let mut client = TrustDomainClient::new(self.ours.clone());
-        for relationship in &there.relationships {
-            let name = &relationship.trust_domain;
-            let outcome = match known.get(name.as_str()) {
-                None => Outcome::Created,
-                Some(ours) if *ours == relationship => Outcome::Unchanged,
-                Some(_) => Outcome::Updated,
-            };
-            let federation_relationships = vec![relationship.clone()];
-            let status = match (doing, outcome) {
-                (Doing::Apply, Outcome::Created) => {
-                    let request = BatchCreateFederationRelationshipRequest {
-                        federation_relationships,
-                        output_mask: None,
-                    };
-                    let answer = client.batch_create_federation_relationship(request).await;
-                    let answer = answer.map_err(|status| rpc::failed(&status).context(name))?;
-                    first(answer.into_inner().results, |result| result.status)
-                }
-                (Doing::Apply, Outcome::Updated) => {
-                    let request = BatchUpdateFederationRelationshipRequest {
-                        federation_relationships,
-                        ..BatchUpdateFederationRelationshipRequest::default()
-                    };
-                    let answer = client.batch_update_federation_relationship(request).await;
-                    let answer = answer.map_err(|status| rpc::failed(&status).context(name))?;
-                    first(answer.into_inner().results, |result| result.status)
-                }
-                _ => None,
-            };
-            tally.done(outcome, name, status.as_ref());
-        }
-        Ok(())
     }
 
     /// The ids of the entries that are to be deleted: those that are not there any more, where that is asked for.
@@ -227,99 +143,6 @@ impl Move {
         }
         Ok(())
     }
-
-    async fn append(&mut self, missing: Missing) -> Result<(), Failure> {
-        let request = AppendBundleRequest {
-            x509_authorities: missing.x509.into_iter().map(|(_, x509)| x509).collect(),
-            jwt_authorities: missing.jwt,
-            ..AppendBundleRequest::default()
-        };
-        let mut client = BundleClient::new(self.theirs.clone());
-        let answer = client.append_bundle(request).await;
-        answer.map_err(|status| rpc::failed(&status).context("the old server's bundle"))?;
-        Ok(())
-    }
-}
-
-/// Authorities of ours that the old server's bundle lacks.
-#[derive(Debug, Default)]
-struct Missing {
-    /// By name.
-    x509: Vec<(String, X509Certificate)>,
-    jwt: Vec<JwtKey>,
-}
-
-impl Missing {
-    fn names(&self) -> Vec<String> {
-        let x509 = self.x509.iter().map(|(name, _)| format!("X.509 {name}"));
-        let jwt = self.jwt.iter().map(|key| format!("JWT {}", key.key_id));
-        x509.chain(jwt).collect()
-    }
-}
-
-/// What of our bundle the old server lacks and we sign with. What else is in ours came from there, and may
-/// have been revoked there since.
-fn missing(ours: &Bundle, theirs: &Bundle, signs: &Authorities) -> Missing {
-    let (x509, jwt) = unknown(ours, theirs);
-    Missing {
-        x509: x509
-            .filter(|(name, _)| signs.x509.contains(name))
-            .map(|(name, authority)| (name, authority.clone()))
-            .collect(),
-        jwt: jwt
-            .filter(|key| signs.jwt.contains(&key.key_id))
-            .cloned()
-            .collect(),
-    }
-}
-
-/// The names of those that neither we sign with nor the old server has any more.
-fn strangers(ours: &Bundle, theirs: &Bundle, signs: &Authorities) -> Vec<String> {
-    let (x509, jwt) = unknown(ours, theirs);
-    let x509 = x509.map(|(name, _)| name);
-    let x509 = x509.filter(|name| !signs.x509.contains(name));
-    let jwt = jwt.map(|key| key.key_id.clone());
-    let jwt = jwt.filter(|id| !signs.jwt.contains(id));
-    let x509 = x509.map(|name| format!("X.509 {name}"));
-    x509.chain(jwt.map(|id| format!("JWT {id}"))).collect()
-}
-
-/// The authorities of our bundle that the other one has not; those for X.509 by name.
-fn unknown<'a>(
-    ours: &'a Bundle,
-    theirs: &'a Bundle,
-) -> (
-    impl Iterator<Item = (String, &'a X509Certificate)>,
-    impl Iterator<Item = &'a JwtKey>,
-) {
-    let has = |der: &[u8]| {
-        theirs
-            .x509_authorities
-            .iter()
-            .any(|known| known.asn1 == der)
-    };
-    let x509 = ours.x509_authorities.iter();
-    let x509 = x509.filter(move |authority| !has(&authority.asn1));
-    let has = |id: &str| {
-        theirs
-            .jwt_authorities
-            .iter()
-            .any(|known| known.key_id == id)
-    };
-    let jwt = ours.jwt_authorities.iter();
-    (
-        x509.map(|authority| (authority_name(authority), authority)),
-        jwt.filter(move |key| !has(&key.key_id)),
-    )
-}
-
-fn authority_name(authority: &X509Certificate) -> String {
-    let certificate = Certificate::parse(&authority.asn1);
-    // Our own server sends none that cannot be read.
-    certificate.map_or_else(
-        |_unreadable| String::new(),
-        |certificate| X509Authority::new(certificate).authority_id(),
-    )
 }
 
 /// How many agents differ by nothing but a later SVID.
@@ -354,33 +177,6 @@ fn versions(agents: &[Agent]) -> BTreeMap<String, usize> {
     versions
 }
 
-fn by<T>(items: &[T], name: fn(&T) -> &str) -> BTreeMap<&str, &T> {
-    items.iter().map(|item| (name(item), item)).collect()
-}
-
-fn same_authorities(one: &Bundle, other: &Bundle) -> bool {
-    let x509 = |bundle: &Bundle| -> BTreeSet<Vec<u8>> {
-        let authorities = bundle.x509_authorities.iter();
-        authorities
-            .map(|authority| authority.asn1.to_vec())
-            .collect()
-    };
-    let jwt = |bundle: &Bundle| -> BTreeSet<(String, Vec<u8>)> {
-        let keys = bundle.jwt_authorities.iter();
-        keys.map(|key| (key.key_id.clone(), key.public_key.to_vec()))
-            .collect()
-    };
-    x509(one) == x509(other) && jwt(one) == jwt(other)
-}
-
-fn is_written(outcome: Outcome) -> bool {
-    matches!(outcome, Outcome::Created | Outcome::Updated)
-}
-
-fn first<T>(results: Vec<T>, status: fn(T) -> Option<Status>) -> Option<Status> {
-    results.into_iter().next().and_then(status)
-}
-
 #[cfg(test)]
 mod tests {
     use proto::spire::types::Spiffeid;
@@ -406,36 +202,14 @@ mod tests {
             x509svid_expires_at: 200,
             ..agent()
         };
-        assert_eq!(renewed(&[later.clone()], &[agent()]), 1);
-        assert_eq!(renewed(&[agent()], &[agent()]), 0);
-        assert_eq!(renewed(&[agent()], &[later.clone()]), 0);
         let banned = Agent {
             banned: true,
-            ..later
+            ..later.clone()
         };
+        let later = [later];
+        assert_eq!(renewed(&later, &[agent()]), 1);
+        assert_eq!(renewed(&[agent()], &[agent()]), 0);
+        assert_eq!(renewed(&[agent()], &later), 0);
         assert_eq!(renewed(&[banned], &[agent()]), 0);
-    }
-
-    #[test]
-    fn adv_what_was_revoked_there_is_not_given_back_to_the_old_server() {
-        let key = |id: &str| JwtKey {
-            key_id: id.to_owned(),
-            ..JwtKey::default()
-        };
-        let ours = Bundle {
-            jwt_authorities: vec![key("ours"), key("theirs"), key("revoked")],
-            ..Bundle::default()
-        };
-        let theirs = Bundle {
-            jwt_authorities: vec![key("theirs")],
-            ..Bundle::default()
-        };
-        let signs = Authorities {
-            x509: Vec::new(),
-            jwt: vec!["ours".to_owned()],
-            signing: Vec::new(),
-        };
-        assert_eq!(missing(&ours, &theirs, &signs).jwt, [key("ours")]);
-        assert_eq!(strangers(&ours, &theirs, &signs), ["JWT revoked"]);
     }
 }
