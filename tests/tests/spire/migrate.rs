@@ -70,6 +70,35 @@ fn a_live_fleet_with_5000_entries_moves_to_ours_and_back_and_no_handshake_fails(
     });
 }
 
+/// An agent that could not attest again at ours is found before anything is done to the old server.
+#[test]
+fn a_fleet_that_could_not_live_with_ours_leaves_the_old_server_as_it_is() {
+    if peers::folder("spire").is_none() {
+        return;
+    }
+    let node = Pki::new(&KeyPair::generate().unwrap());
+    let old = plan(Spire, &node).start();
+    let new = Plan::new(Signet).start();
+    let _agent = old.agent_by(Spire, &node.agent_id(), &node.prover());
+    let before = old.cli(&["bundle", "show"]).success();
+    let refused = migrate(&old, &new, &["-apply"]);
+    assert_eq!(refused.code, 1, "{refused:?}");
+    assert!(refused.stdout.contains(&node.agent_id()), "{refused:?}");
+    assert!(
+        refused
+            .stdout
+            .contains(r#"configure NodeAttestor "x509pop""#),
+        "{refused:?}"
+    );
+    assert_eq!(old.cli(&["bundle", "show"]).success(), before);
+
+    let other = Plan::new(Signet).trust_domain("other.org").start();
+    let refused = migrate(&old, &other, &["-apply"]);
+    assert_eq!(refused.code, 1, "{refused:?}");
+    assert!(refused.stderr.contains("other.org"), "{refused:?}");
+    assert_eq!(old.cli(&["bundle", "show"]).success(), before);
+}
+
 /// Three agents of SPIRE, one of which attests by its node's certificate, and one of ours, each with a
 /// workload that shakes hands with the next one all the time.
 struct Scene {
