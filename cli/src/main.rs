@@ -17,6 +17,7 @@ mod json;
 mod k8s;
 mod life;
 mod logger;
+mod migrate;
 mod program;
 mod rpc;
 mod session;

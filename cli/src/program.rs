@@ -6,7 +6,7 @@ use crate::failure::Failure;
 use crate::flags::{FlagError, Values};
 use crate::session::Session;
 use crate::table::{Action, AgentAction, K8sAction, ServerAction};
-use crate::{admin, agent_admin, backup, daemon, dev, k8s, workload};
+use crate::{admin, agent_admin, backup, daemon, dev, k8s, migrate, workload};
 
 /// The version that `-version` prints.
 const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -81,6 +81,7 @@ fn misread(command: &Command, error: &FlagError, session: &mut Session) -> u8 {
 async fn perform(action: Action, session: &mut Session, values: &Values) -> Result<(), Failure> {
     match action {
         Action::Dev => dev::run(session, values).await,
+        Action::Migrate => migrate::run(session, values).await,
         Action::K8s(K8sAction::Csi) => k8s::run_csi(session, values).await,
         Action::K8s(K8sAction::Healthcheck) => k8s::probe(session, values).await,
         Action::Agent(AgentAction::Run) => daemon::agent::run(session, values).await,

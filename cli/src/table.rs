@@ -5,6 +5,7 @@
 
 mod agent;
 mod k8s;
+mod migrate;
 mod server;
 
 use crate::command::{Command, Manners};
@@ -14,6 +15,7 @@ use crate::flags::{Flag, FlagSet, Kind};
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Action {
     Dev,
+    Migrate,
     Server(ServerAction),
     Agent(AgentAction),
     K8s(K8sAction),
@@ -121,7 +123,7 @@ pub(crate) const GROUPS: &[(&str, &str)] = &[
 
 /// The table.
 pub(crate) fn commands() -> impl Iterator<Item = &'static Command> {
-    let own = std::iter::once(&DEV);
+    let own = [&DEV, &migrate::COMMAND].into_iter();
     own.chain(agent::COMMANDS)
         .chain(k8s::COMMANDS)
         .chain(server::COMMANDS)

@@ -1,8 +1,8 @@
 //! The gRPC surface: decode, authorize, call, encode.
 //!
 //! Two listeners carry it. The TCP port has the services that agents and remote administrators use;
-//! the admin socket has those and, for processes of this machine alone, logger, debug, backup and
-//! health.
+//! the admin socket has those and, for processes of this machine alone, logger, debug, backup, import
+//! and health.
 
 mod agent;
 mod authorize;
@@ -14,6 +14,7 @@ mod debug;
 mod entry;
 mod feed;
 mod health;
+mod import;
 mod localauthority;
 mod logger;
 mod metrics;
@@ -128,10 +129,12 @@ pub(crate) fn admin_routes(
     shutdown: Shutdown,
 ) -> Routes {
     use proto::signet::server::backup_server::BackupServer;
+    use proto::signet::server::import_server::ImportServer;
     use server::debug::debug_server::DebugServer;
     use server::logger::logger_server::LoggerServer;
     use tonic_health::pb::health_server::HealthServer;
     let backup = BackupServer::new(backup::Service::new(services, probe.store.clone()));
+    let import = ImportServer::new(import::Service::new(Arc::clone(services)));
     let health = HealthServer::new(health::Service::new(
         probe,
         services.clock.clone(),
@@ -149,6 +152,10 @@ pub(crate) fn admin_routes(
     routes
         .add_service(gated(gate, debug))
         .add_service(gated(gate, backup))
+        .add_service(gated(
+            gate,
+            import.max_decoding_message_size(MAX_ADMIN_REQUEST),
+        ))
         .add_service(gated(gate, health))
         .prepare()
 }

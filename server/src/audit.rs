@@ -25,6 +25,8 @@ pub(crate) enum Event<'a> {
     EntryUpdated(&'a Entry),
     EntryDeleted(&'a Entry),
     EntryExpired(&'a Entry),
+    /// Taken over from another server, with all its facts.
+    EntryImported(&'a Entry),
     AgentAttested {
         id: &'a SpiffeId,
         attestor: &'a str,
@@ -42,6 +44,16 @@ pub(crate) enum Event<'a> {
     AgentDoubted(&'a SpiffeId, Doubt),
     AgentBanned(&'a SpiffeId),
     AgentEvicted(&'a SpiffeId),
+    /// Taken over from another server, with its SVID or its ban.
+    AgentImported {
+        id: &'a SpiffeId,
+        serial: &'a str,
+    },
+    /// An agent that was taken over came with an SVID that its former server signed later.
+    AgentFollowed {
+        id: &'a SpiffeId,
+        serial: &'a str,
+    },
     JoinTokenCreated {
         expires_at: SystemTime,
         agent_id: Option<&'a SpiffeId>,
@@ -92,6 +104,8 @@ pub(crate) enum BundleTurn {
     Updated,
     Set,
     Appended,
+    /// The bundle of another server of our trust domain joined ours.
+    Merged,
     Deleted,
     /// What was fetched took the place of what was stored.
     Refreshed,
@@ -128,6 +142,7 @@ impl Event<'_> {
             Self::EntryUpdated(_) => "entry_updated",
             Self::EntryDeleted(_) => "entry_deleted",
             Self::EntryExpired(_) => "entry_expired",
+            Self::EntryImported(_) => "entry_imported",
             Self::AgentAttested { .. } => "agent_attested",
             Self::AgentRenewed { .. } => "agent_renewed",
             Self::AgentPromoted { .. } => "agent_promoted",
@@ -135,11 +150,14 @@ impl Event<'_> {
             Self::AgentDoubted(_, Doubt::Refused) => "agent_attestation_replayed",
             Self::AgentBanned(_) => "agent_banned",
             Self::AgentEvicted(_) => "agent_evicted",
+            Self::AgentImported { .. } => "agent_imported",
+            Self::AgentFollowed { .. } => "agent_followed",
             Self::JoinTokenCreated { .. } => "join_token_created",
             Self::Bundle(BundleTurn::Created, _) => "bundle_created",
             Self::Bundle(BundleTurn::Updated, _) => "bundle_updated",
             Self::Bundle(BundleTurn::Set, _) => "bundle_set",
             Self::Bundle(BundleTurn::Appended, _) => "bundle_appended",
+            Self::Bundle(BundleTurn::Merged, _) => "bundle_merged",
             Self::Bundle(BundleTurn::Deleted, _) => "bundle_deleted",
             Self::Bundle(BundleTurn::Refreshed, _) => "bundle_refreshed",
             Self::Relationship(Edit::Created, _) => "federation_relationship_created",
@@ -261,7 +279,8 @@ impl Audit {
             Event::EntryCreated(entry)
             | Event::EntryUpdated(entry)
             | Event::EntryDeleted(entry)
-            | Event::EntryExpired(entry) => line!(
+            | Event::EntryExpired(entry)
+            | Event::EntryImported(entry) => line!(
                 self, event, caller,
                 entry.id = %entry.id,
                 entry.revision = entry.revision,
@@ -275,7 +294,10 @@ impl Audit {
             } => {
                 line!(self, event, caller, agent.id = %id, attestor, svid.serial = serial);
             }
-            Event::AgentRenewed { id, serial } | Event::AgentPromoted { id, serial } => {
+            Event::AgentRenewed { id, serial }
+            | Event::AgentPromoted { id, serial }
+            | Event::AgentImported { id, serial }
+            | Event::AgentFollowed { id, serial } => {
                 line!(self, event, caller, agent.id = %id, svid.serial = serial);
             }
             Event::AgentDoubted(id, _) | Event::AgentBanned(id) | Event::AgentEvicted(id) => {

@@ -14,7 +14,7 @@ use crate::{
     index::Snapshot,
     records::{CodecError, bundles as codec},
     store::{Committed, Expect, Key, Revision, Store, StoreError, Txn},
-    writes::Plan,
+    writes::{Plan, Takeover},
 };
 
 /// How often the server's own bundle is pruned.
@@ -102,6 +102,16 @@ pub(crate) struct Additions {
     pub(crate) jwt: Vec<JwtAuthority>,
 }
 
+impl Additions {
+    /// All authorities of a bundle.
+    fn of(bundle: &Bundle) -> Self {
+        Self {
+            x509: bundle.x509_authorities.clone(),
+            jwt: bundle.jwt_authorities.clone(),
+        }
+    }
+}
+
 /// The most JWT authorities of a bundle: every agent holds them all.
 const MAX_JWT_AUTHORITIES: usize = 1024;
 
@@ -170,6 +180,56 @@ pub(crate) fn append_plan(
             Plan::Commit(txn, Ok(bundle))
         }
     }
+}
+
+/// What is to be written for our own bundle to have what the bundle of another server of our trust domain
+/// has; the answer is ours, as it is then.
+///
+/// An authority that is tainted there is so here. The sequence number is never lower than theirs, since
+/// whoever reads one bundle and then the other must not take the later one for the older.
+pub(crate) fn merge_plan(
+    snapshot: &Snapshot,
+    theirs: &Bundle,
+) -> Plan<Result<(Takeover, Bundle), NotAppended>> {
+    let own = snapshot.bundles.own();
+    let mut bundle = own.map_or_else(
+        || Bundle::new(snapshot.bundles.own_trust_domain().clone()),
+        |stored| stored.value.clone(),
+    );
+    let grown = match append(&mut bundle, &Additions::of(theirs)) {
+        Ok(grown) => grown,
+        Err(refused) => return Plan::Nothing(Err(refused)),
+    };
+    let tainted = taint(&mut bundle, theirs);
+    let before = bundle.sequence;
+    bundle.sequence = before.max(theirs.sequence);
+    if grown || tainted {
+        bundle.sequence = bundle.sequence.saturating_add(1);
+    } else if bundle.sequence == before {
+        return Plan::Nothing(Ok((Takeover::Unchanged, bundle)));
+    }
+    let key = Key::bundle(&bundle.trust_domain);
+    let seen = Expect::seen(own.map(|stored| stored.revision));
+    let txn = Txn::new()
+        .expect(key.clone(), seen)
+        .put(key, codec::encode(&bundle));
+    Plan::Commit(txn, Ok((Takeover::Updated, bundle)))
+}
+
+/// Taints what is tainted in the other bundle. Tells whether there was any that was not.
+fn taint(bundle: &mut Bundle, theirs: &Bundle) -> bool {
+    let mut changed = false;
+    for authority in theirs.x509_authorities.iter().filter(|a| a.tainted) {
+        let mut ours = bundle.x509_authorities.iter_mut();
+        let ours = ours.find(|ours| ours.certificate == authority.certificate);
+        changed |= ours.is_some_and(|ours| !std::mem::replace(&mut ours.tainted, true));
+    }
+    for authority in theirs.jwt_authorities.iter().filter(|a| a.tainted) {
+        let mut ours = bundle.jwt_authorities.iter_mut();
+        let ours = ours.find(|ours| ours.key_id == authority.key_id);
+        changed |= ours.is_some_and(|ours| !std::mem::replace(&mut ours.tainted, true));
+    }
+    changed
 }
 
 /// Whether a bundle was pruned.

@@ -1,6 +1,6 @@
 //! The server's halves of the node attestors that are configured.
 
-use attestors::node::{http_challenge, k8s_psat, sshpop, x509pop};
+use attestors::node::{http_challenge, join_token, k8s_psat, sshpop, x509pop};
 use identity::spiffe_id::SpiffeIdError;
 
 use crate::config::Config;
@@ -30,5 +30,17 @@ impl Verifiers {
             sshpop: sshpop.map(|options| sshpop::Verifier::new(own(), options.clone())),
             x509pop: x509pop.map(|options| x509pop::Verifier::new(own(), options.clone())),
         })
+    }
+
+    /// Whether an agent that attested by this attestor could do so here.
+    pub(crate) fn knows(&self, attestor: &str) -> bool {
+        match attestor {
+            join_token::NAME => true,
+            k8s_psat::NAME => self.k8s_psat.is_some(),
+            x509pop::NAME => self.x509pop.is_some(),
+            sshpop::NAME => self.sshpop.is_some(),
+            http_challenge::NAME => self.http_challenge.is_some(),
+            _ => false,
+        }
     }
 }

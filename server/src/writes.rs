@@ -31,6 +31,26 @@ pub(crate) enum Plan<T> {
     Commit(Txn, T),
 }
 
+impl<T> Plan<T> {
+    /// What would be answered, without anything being done.
+    pub(crate) fn into_answer(self) -> T {
+        match self {
+            Self::Nothing(answer) | Self::Commit(_, answer) => answer,
+        }
+    }
+}
+
+/// What becomes of something that is taken over from another server.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Takeover {
+    Created,
+    /// It was here, and is now as it is there.
+    Updated,
+    Unchanged,
+    /// What is here is newer than what is there, and stays.
+    Kept,
+}
+
 /// Why a write was not made, or is not visible.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum WriteError {

@@ -141,6 +141,13 @@ impl Domain {
         self.wait_for_server();
     }
 
+    /// Starts the server again at another port, after it has ended.
+    pub fn restart_server_at(&mut self, port: u16) {
+        write_server_config(&self.plan, self.folder.path(), port);
+        self.port = port;
+        self.restart_server();
+    }
+
     fn wait_for_server(&self) {
         eventually("the server is healthy", || {
             self.cli(&["healthcheck"]).code == 0

@@ -22,7 +22,7 @@ pub use self::kept::{
 };
 pub use self::pods::a_pod_attests_by_its_service_account_token;
 pub use self::pop::{
-    a_host_attests_by_an_rsa_key, a_host_attests_by_its_name, a_host_attests_by_its_ssh_key,
+    Pki, a_host_attests_by_an_rsa_key, a_host_attests_by_its_name, a_host_attests_by_its_ssh_key,
     a_node_attests_by_an_rsa_key, a_node_attests_by_its_certificate,
 };
 

@@ -19,6 +19,7 @@ const COMMAND: &str = "UPDATE_GENERATED=1 cargo test -p tests --test generated";
 const SERVER_PROTOS: &[&str] = &[
     "signet/agent/v1/feed.proto",
     "signet/server/v1/backup.proto",
+    "signet/server/v1/import.proto",
     "spire/server/agent.proto",
     "spire/server/bundle.proto",
     "spire/server/debug.proto",

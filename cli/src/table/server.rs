@@ -20,7 +20,7 @@ const VALIDATES: Manners = Manners {
     ..PLAIN
 };
 
-const SOCKET: &[Flag] = &[
+pub(super) const SOCKET: &[Flag] = &[
     Flag::text("socketPath", "Path to the SPIRE Server API socket").default(SERVER.default),
     Flag::text(
         "instance",

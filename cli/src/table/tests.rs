@@ -49,6 +49,7 @@ fn every_command_of_spire_has_spires_flags_types_and_defaults() {
             assert!(
                 [
                     "dev",
+                    "migrate",
                     "server backup",
                     "server restore",
                     "agent api fetch",

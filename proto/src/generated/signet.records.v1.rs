@@ -76,6 +76,9 @@ pub struct StoredAgent {
     /// SHA-256 of the public key that joined, until the agent is first heard with its SVID.
     #[prost(bytes = "bytes", optional, tag = "12")]
     pub joined_with: ::core::option::Option<::prost::bytes::Bytes>,
+    /// The X.509 authorities of the server that it was taken over from, until this one has signed for it.
+    #[prost(string, repeated, tag = "13")]
+    pub moved_from: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct UsedCredential {

@@ -307,3 +307,553 @@ pub mod backup_server {
         const NAME: &'static str = SERVICE_NAME;
     }
 }
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ImportBundleRequest {
+    #[prost(bool, tag = "1")]
+    pub plan_only: bool,
+    /// Of our own trust domain.
+    #[prost(message, optional, tag = "2")]
+    pub bundle: ::core::option::Option<crate::spire::types::Bundle>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ImportBundleResponse {
+    #[prost(enumeration = "Outcome", tag = "1")]
+    pub outcome: i32,
+    /// Ours, as it is afterwards.
+    #[prost(message, optional, tag = "2")]
+    pub bundle: ::core::option::Option<crate::spire::types::Bundle>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ImportResult {
+    /// Why it was refused, if it was.
+    #[prost(message, optional, tag = "1")]
+    pub status: ::core::option::Option<crate::spire::types::Status>,
+    #[prost(enumeration = "Outcome", tag = "2")]
+    pub outcome: i32,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct BatchImportEntryRequest {
+    #[prost(bool, tag = "1")]
+    pub plan_only: bool,
+    #[prost(message, repeated, tag = "2")]
+    pub entries: ::prost::alloc::vec::Vec<crate::spire::types::Entry>,
+    /// Entries that are not there any more. They are deleted first, in the same commit, so that one that was
+    /// made anew there under another id finds its place free.
+    #[prost(string, repeated, tag = "3")]
+    pub gone_ids: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct BatchImportEntryResponse {
+    /// In the order of the request.
+    #[prost(message, repeated, tag = "1")]
+    pub results: ::prost::alloc::vec::Vec<ImportResult>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct BatchImportAgentRequest {
+    #[prost(bool, tag = "1")]
+    pub plan_only: bool,
+    #[prost(message, repeated, tag = "2")]
+    pub agents: ::prost::alloc::vec::Vec<crate::spire::types::Agent>,
+    /// The X.509 authorities that the other server signs with, by the lower-case hex of their subject key
+    /// ids. An agent that renewed there after it was listed is known by them.
+    #[prost(string, repeated, tag = "3")]
+    pub authority_ids: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct BatchImportAgentResponse {
+    /// In the order of the request.
+    #[prost(message, repeated, tag = "1")]
+    pub results: ::prost::alloc::vec::Vec<ImportResult>,
+}
+/// What becomes of something that is taken over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum Outcome {
+    Unspecified = 0,
+    Created = 1,
+    /// It was here, and is now as it is there.
+    Updated = 2,
+    Unchanged = 3,
+    /// What is here is newer than what is there, and stays.
+    Kept = 4,
+}
+impl Outcome {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "OUTCOME_UNSPECIFIED",
+            Self::Created => "OUTCOME_CREATED",
+            Self::Updated => "OUTCOME_UPDATED",
+            Self::Unchanged => "OUTCOME_UNCHANGED",
+            Self::Kept => "OUTCOME_KEPT",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "OUTCOME_UNSPECIFIED" => Some(Self::Unspecified),
+            "OUTCOME_CREATED" => Some(Self::Created),
+            "OUTCOME_UPDATED" => Some(Self::Updated),
+            "OUTCOME_UNCHANGED" => Some(Self::Unchanged),
+            "OUTCOME_KEPT" => Some(Self::Kept),
+            _ => None,
+        }
+    }
+}
+/// Generated client implementations.
+pub mod import_client {
+    #![allow(
+        unused_variables,
+        dead_code,
+        missing_docs,
+        clippy::wildcard_imports,
+        clippy::let_unit_value,
+    )]
+    use tonic::codegen::*;
+    use tonic::codegen::http::Uri;
+    /// Each call may be made again: what is here already is left as it is. With `plan_only` the answer is what
+    /// would be done, and nothing is written.
+    #[derive(Debug, Clone)]
+    pub struct ImportClient<T> {
+        inner: tonic::client::Grpc<T>,
+    }
+    impl<T> ImportClient<T>
+    where
+        T: tonic::client::GrpcService<tonic::body::Body>,
+        T::Error: Into<StdError>,
+        T::ResponseBody: Body<Data = Bytes> + std::marker::Send + 'static,
+        <T::ResponseBody as Body>::Error: Into<StdError> + std::marker::Send,
+    {
+        pub fn new(inner: T) -> Self {
+            let inner = tonic::client::Grpc::new(inner);
+            Self { inner }
+        }
+        pub fn with_origin(inner: T, origin: Uri) -> Self {
+            let inner = tonic::client::Grpc::with_origin(inner, origin);
+            Self { inner }
+        }
+        pub fn with_interceptor<F>(
+            inner: T,
+            interceptor: F,
+        ) -> ImportClient<InterceptedService<T, F>>
+        where
+            F: tonic::service::Interceptor,
+            T::ResponseBody: Default,
+            T: tonic::codegen::Service<
+                http::Request<tonic::body::Body>,
+                Response = http::Response<
+                    <T as tonic::client::GrpcService<tonic::body::Body>>::ResponseBody,
+                >,
+            >,
+            <T as tonic::codegen::Service<
+                http::Request<tonic::body::Body>,
+            >>::Error: Into<StdError> + std::marker::Send + std::marker::Sync,
+        {
+            ImportClient::new(InterceptedService::new(inner, interceptor))
+        }
+        /// Compress requests with the given encoding.
+        ///
+        /// This requires the server to support it otherwise it might respond with an
+        /// error.
+        #[must_use]
+        pub fn send_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.inner = self.inner.send_compressed(encoding);
+            self
+        }
+        /// Enable decompressing responses.
+        #[must_use]
+        pub fn accept_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.inner = self.inner.accept_compressed(encoding);
+            self
+        }
+        /// Limits the maximum size of a decoded message.
+        ///
+        /// Default: `4MB`
+        #[must_use]
+        pub fn max_decoding_message_size(mut self, limit: usize) -> Self {
+            self.inner = self.inner.max_decoding_message_size(limit);
+            self
+        }
+        /// Limits the maximum size of an encoded message.
+        ///
+        /// Default: `usize::MAX`
+        #[must_use]
+        pub fn max_encoding_message_size(mut self, limit: usize) -> Self {
+            self.inner = self.inner.max_encoding_message_size(limit);
+            self
+        }
+        /// The authorities of the other server's bundle join ours. None of ours leaves it.
+        pub async fn import_bundle(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ImportBundleRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ImportBundleResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/signet.server.v1.Import/ImportBundle",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("signet.server.v1.Import", "ImportBundle"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Entries, with the id, the revision and the time of creation that they have there. A batch is one
+        /// commit; each entry has a status of its own.
+        pub async fn batch_import_entry(
+            &mut self,
+            request: impl tonic::IntoRequest<super::BatchImportEntryRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::BatchImportEntryResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/signet.server.v1.Import/BatchImportEntry",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("signet.server.v1.Import", "BatchImportEntry"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Agents, with the SVIDs that they have from there. A batch is one commit; each agent has a status of
+        /// its own.
+        pub async fn batch_import_agent(
+            &mut self,
+            request: impl tonic::IntoRequest<super::BatchImportAgentRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::BatchImportAgentResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/signet.server.v1.Import/BatchImportAgent",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("signet.server.v1.Import", "BatchImportAgent"));
+            self.inner.unary(req, path, codec).await
+        }
+    }
+}
+/// Generated server implementations.
+pub mod import_server {
+    #![allow(
+        unused_variables,
+        dead_code,
+        missing_docs,
+        clippy::wildcard_imports,
+        clippy::let_unit_value,
+    )]
+    use tonic::codegen::*;
+    /// Generated trait containing gRPC methods that should be implemented for use with ImportServer.
+    #[async_trait]
+    pub trait Import: std::marker::Send + std::marker::Sync + 'static {
+        /// The authorities of the other server's bundle join ours. None of ours leaves it.
+        async fn import_bundle(
+            &self,
+            request: tonic::Request<super::ImportBundleRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ImportBundleResponse>,
+            tonic::Status,
+        >;
+        /// Entries, with the id, the revision and the time of creation that they have there. A batch is one
+        /// commit; each entry has a status of its own.
+        async fn batch_import_entry(
+            &self,
+            request: tonic::Request<super::BatchImportEntryRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::BatchImportEntryResponse>,
+            tonic::Status,
+        >;
+        /// Agents, with the SVIDs that they have from there. A batch is one commit; each agent has a status of
+        /// its own.
+        async fn batch_import_agent(
+            &self,
+            request: tonic::Request<super::BatchImportAgentRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::BatchImportAgentResponse>,
+            tonic::Status,
+        >;
+    }
+    /// Each call may be made again: what is here already is left as it is. With `plan_only` the answer is what
+    /// would be done, and nothing is written.
+    #[derive(Debug)]
+    pub struct ImportServer<T> {
+        inner: Arc<T>,
+        accept_compression_encodings: EnabledCompressionEncodings,
+        send_compression_encodings: EnabledCompressionEncodings,
+        max_decoding_message_size: Option<usize>,
+        max_encoding_message_size: Option<usize>,
+    }
+    impl<T> ImportServer<T> {
+        pub fn new(inner: T) -> Self {
+            Self::from_arc(Arc::new(inner))
+        }
+        pub fn from_arc(inner: Arc<T>) -> Self {
+            Self {
+                inner,
+                accept_compression_encodings: Default::default(),
+                send_compression_encodings: Default::default(),
+                max_decoding_message_size: None,
+                max_encoding_message_size: None,
+            }
+        }
+        pub fn with_interceptor<F>(
+            inner: T,
+            interceptor: F,
+        ) -> InterceptedService<Self, F>
+        where
+            F: tonic::service::Interceptor,
+        {
+            InterceptedService::new(Self::new(inner), interceptor)
+        }
+        /// Enable decompressing requests with the given encoding.
+        #[must_use]
+        pub fn accept_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.accept_compression_encodings.enable(encoding);
+            self
+        }
+        /// Compress responses with the given encoding, if the client supports it.
+        #[must_use]
+        pub fn send_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.send_compression_encodings.enable(encoding);
+            self
+        }
+        /// Limits the maximum size of a decoded message.
+        ///
+        /// Default: `4MB`
+        #[must_use]
+        pub fn max_decoding_message_size(mut self, limit: usize) -> Self {
+            self.max_decoding_message_size = Some(limit);
+            self
+        }
+        /// Limits the maximum size of an encoded message.
+        ///
+        /// Default: `usize::MAX`
+        #[must_use]
+        pub fn max_encoding_message_size(mut self, limit: usize) -> Self {
+            self.max_encoding_message_size = Some(limit);
+            self
+        }
+    }
+    impl<T, B> tonic::codegen::Service<http::Request<B>> for ImportServer<T>
+    where
+        T: Import,
+        B: Body + std::marker::Send + 'static,
+        B::Error: Into<StdError> + std::marker::Send + 'static,
+    {
+        type Response = http::Response<tonic::body::Body>;
+        type Error = std::convert::Infallible;
+        type Future = BoxFuture<Self::Response, Self::Error>;
+        fn poll_ready(
+            &mut self,
+            _cx: &mut Context<'_>,
+        ) -> Poll<std::result::Result<(), Self::Error>> {
+            Poll::Ready(Ok(()))
+        }
+        fn call(&mut self, req: http::Request<B>) -> Self::Future {
+            match req.uri().path() {
+                "/signet.server.v1.Import/ImportBundle" => {
+                    #[allow(non_camel_case_types)]
+                    struct ImportBundleSvc<T: Import>(pub Arc<T>);
+                    impl<
+                        T: Import,
+                    > tonic::server::UnaryService<super::ImportBundleRequest>
+                    for ImportBundleSvc<T> {
+                        type Response = super::ImportBundleResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ImportBundleRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Import>::import_bundle(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ImportBundleSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/signet.server.v1.Import/BatchImportEntry" => {
+                    #[allow(non_camel_case_types)]
+                    struct BatchImportEntrySvc<T: Import>(pub Arc<T>);
+                    impl<
+                        T: Import,
+                    > tonic::server::UnaryService<super::BatchImportEntryRequest>
+                    for BatchImportEntrySvc<T> {
+                        type Response = super::BatchImportEntryResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::BatchImportEntryRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Import>::batch_import_entry(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = BatchImportEntrySvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/signet.server.v1.Import/BatchImportAgent" => {
+                    #[allow(non_camel_case_types)]
+                    struct BatchImportAgentSvc<T: Import>(pub Arc<T>);
+                    impl<
+                        T: Import,
+                    > tonic::server::UnaryService<super::BatchImportAgentRequest>
+                    for BatchImportAgentSvc<T> {
+                        type Response = super::BatchImportAgentResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::BatchImportAgentRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Import>::batch_import_agent(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = BatchImportAgentSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                _ => {
+                    Box::pin(async move {
+                        let mut response = http::Response::new(
+                            tonic::body::Body::default(),
+                        );
+                        let headers = response.headers_mut();
+                        headers
+                            .insert(
+                                tonic::Status::GRPC_STATUS,
+                                (tonic::Code::Unimplemented as i32).into(),
+                            );
+                        headers
+                            .insert(
+                                http::header::CONTENT_TYPE,
+                                tonic::metadata::GRPC_CONTENT_TYPE,
+                            );
+                        Ok(response)
+                    })
+                }
+            }
+        }
+    }
+    impl<T> Clone for ImportServer<T> {
+        fn clone(&self) -> Self {
+            let inner = self.inner.clone();
+            Self {
+                inner,
+                accept_compression_encodings: self.accept_compression_encodings,
+                send_compression_encodings: self.send_compression_encodings,
+                max_decoding_message_size: self.max_decoding_message_size,
+                max_encoding_message_size: self.max_encoding_message_size,
+            }
+        }
+    }
+    /// Generated gRPC service name
+    pub const SERVICE_NAME: &str = "signet.server.v1.Import";
+    impl<T> tonic::server::NamedService for ImportServer<T> {
+        const NAME: &'static str = SERVICE_NAME;
+    }
+}

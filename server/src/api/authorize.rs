@@ -4,6 +4,7 @@
 //! the caller, and either lets the call through with a [`Caller`] in its extensions or answers
 //! PERMISSION_DENIED. An RPC without a row is for nobody, also one that is not built.
 
+mod moved;
 mod service;
 pub(crate) mod table;
 
@@ -182,31 +183,29 @@ impl Gate {
         let serial = svid.leaf.serial_decimal();
         let promoted = self
             .writer
-            .write(
-                |snapshot| match standing(snapshot.agents.get(&svid.id), serial) {
-                    Seen::Current(agent) => Plan::Nothing(Ok(agent)),
-                    Seen::Denied(denial) => Plan::Nothing(Err(denial)),
-                    Seen::Next(agent, next) => {
-                        let key = Key::agent(&svid.id);
-                        let promoted = promote(&agent.value, next);
-                        let txn = Txn::new()
-                            .expect(key.clone(), Expect::At(agent.revision))
-                            .put(key, encode(&promoted));
-                        Plan::Commit(txn, Ok(agent))
-                    }
-                },
-            )
+            .write(|snapshot| match standing(snapshot, svid) {
+                Seen::Current(agent) => Plan::Nothing(Ok(agent)),
+                Seen::Denied(denial) => Plan::Nothing(Err(denial)),
+                Seen::Next(agent, next) => {
+                    let key = Key::agent(&svid.id);
+                    let promoted = promote(&agent.value, next);
+                    let txn = Txn::new()
+                        .expect(key.clone(), Expect::At(agent.revision))
+                        .put(key, encode(&promoted));
+                    Plan::Commit(txn, Ok(agent))
+                }
+            })
             .await?;
         if let Ok(agent) = &promoted
             && agent.value.serial() != serial
         {
-            self.audit.record(
-                &svid.id,
-                Event::AgentPromoted {
-                    id: &agent.value.id,
-                    serial,
-                },
-            );
+            let id = &agent.value.id;
+            // What we signed for it ended its belonging to another server.
+            let event = match agent.value.moved_from.is_empty() {
+                true => Event::AgentPromoted { id, serial },
+                false => Event::AgentFollowed { id, serial },
+            };
+            self.audit.record(&svid.id, event);
         }
         Ok(promoted)
     }
@@ -221,7 +220,7 @@ pub(super) fn still_admitted(
     if svid.leaf.validity().is_over(now) {
         return Err(Denial::AgentExpired);
     }
-    match standing(snapshot.agents.get(&svid.id), svid.leaf.serial_decimal()) {
+    match standing(snapshot, svid) {
         Seen::Current(_) | Seen::Next(..) => Ok(()),
         Seen::Denied(denial) => Err(denial),
     }
@@ -234,10 +233,11 @@ enum Seen {
     Denied(Denial),
 }
 
-fn standing(agent: Option<&StoredAgent>, presented: &str) -> Seen {
-    let Some(agent) = agent else {
+fn standing(snapshot: &Snapshot, svid: &Svid) -> Seen {
+    let Some(agent) = snapshot.agents.get(&svid.id) else {
         return Seen::Denied(Denial::AgentNotAttested);
     };
+    let presented = svid.leaf.serial_decimal();
     match &agent.value.standing {
         Standing::Banned => Seen::Denied(Denial::AgentBanned),
         Standing::Active { serial, .. } if serial == presented => {
@@ -246,6 +246,13 @@ fn standing(agent: Option<&StoredAgent>, presented: &str) -> Seen {
         Standing::Active {
             next: Some(next), ..
         } if next.serial == presented => Seen::Next(StoredAgent::clone(agent), next.clone()),
+        Standing::Active { .. } if moved::follows(&agent.value, svid, snapshot) => {
+            let next = Next {
+                serial: presented.to_owned(),
+                expires_at: svid.leaf.validity().not_after(),
+            };
+            Seen::Next(StoredAgent::clone(agent), next)
+        }
         Standing::Active { .. } => Seen::Denied(Denial::AgentNotActive),
     }
 }

@@ -39,6 +39,16 @@ pub(super) enum Connection {
 pub(super) struct Svid {
     pub(super) id: SpiffeId,
     pub(super) leaf: Certificate,
+    peer: Arc<TlsPeer>,
+}
+
+impl Svid {
+    /// What the client has shown above its leaf, as far as it can be read: not all of it need be part of
+    /// the chain that was verified.
+    pub(super) fn above(&self) -> impl Iterator<Item = Certificate> {
+        let above = self.peer.certificates.iter().skip(1);
+        above.filter_map(|der| Certificate::parse(der).ok())
+    }
 }
 
 /// An attested agent, as the index showed it when its call was let through.
@@ -117,7 +127,11 @@ impl Connection {
             Some(leaf) => {
                 let leaf = Certificate::parse(leaf).map_err(|_cause| Unreadable)?;
                 let id = leaf.spiffe_id().map_err(|_cause| Unreadable)?;
-                Some(Arc::new(Svid { id, leaf }))
+                Some(Arc::new(Svid {
+                    id,
+                    leaf,
+                    peer: Arc::clone(peer),
+                }))
             }
         };
         Ok(Self::Tls {

@@ -185,6 +185,20 @@ pub(super) fn not_updated(refusal: &Refusal) -> Status {
     }
 }
 
+/// Why an entry was not taken over.
+pub(super) fn not_imported(refusal: &Refusal) -> Status {
+    match refusal {
+        Refusal::Similar(here) => Status::already_exists(format!(
+            "entry {} is here with the same parent, SPIFFE ID and selectors",
+            here.id
+        )),
+        Refusal::NoBundle(_) => Status::failed_precondition(refusal.to_string()),
+        Refusal::IdTaken | Refusal::NotFound | Refusal::Invalid(_) => {
+            Status::invalid_argument(refusal.to_string())
+        }
+    }
+}
+
 /// SPIRE finds some faults when it converts an entry and others when it stores it; the message says
 /// which, and the difference is kept for those who match on it.
 pub(super) fn entry_invalid(when_stored: &str, error: &EntryError) -> Status {

@@ -150,7 +150,7 @@ fn store(plugin: &Plugin, problems: &mut Problems) -> Option<StoreConfig> {
         Some("sqlite3") => {
             problems.warn(
                 "DataStore `sql` with `sqlite3`: the embedded store below `data_dir` is used; \
-                 SPIRE's database is not read",
+                 SPIRE's database is not read, `signet migrate` asks the server that has it",
             );
             Some(StoreConfig::Embedded)
         }

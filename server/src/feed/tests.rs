@@ -242,6 +242,7 @@ fn record(write: &Write, index: &Snapshot) -> (Key, Option<bytes::Bytes>) {
                 version: String::new(),
                 used: None,
                 joined_with: None,
+                moved_from: Vec::new(),
             };
             let value = crate::records::agents::encode(&agent);
             (Key::agent(&agent.id), Some(value))

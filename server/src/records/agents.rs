@@ -27,6 +27,9 @@ pub(crate) struct Agent {
     pub(crate) used: Option<Used>,
     /// SHA-256 of the public key that joined by a token, until the agent is first heard with its SVID.
     pub(crate) joined_with: Option<Bytes>,
+    /// The X.509 authorities of the server that it was taken over from, by name, until this one has
+    /// signed for it. An SVID that one of them signed later than the one that is known is the agent's.
+    pub(crate) moved_from: Vec<String>,
 }
 
 /// A credential that was used, as far as it must be known to judge the next one.
@@ -105,6 +108,7 @@ pub(crate) fn encode(agent: &Agent) -> Bytes {
         agent_version: agent.version.clone(),
         used: agent.used.as_ref().map(encode_used),
         joined_with: agent.joined_with.clone(),
+        moved_from: agent.moved_from.clone(),
     };
     stored.encode_to_vec().into()
 }
@@ -134,6 +138,7 @@ pub(crate) fn decode(value: &[u8]) -> Result<Agent, CodecError> {
         version: stored.agent_version,
         used: stored.used.and_then(decode_used),
         joined_with: stored.joined_with,
+        moved_from: stored.moved_from,
     })
 }
 

@@ -104,6 +104,7 @@ fn agents() -> impl Strategy<Value = Agent> {
     });
     let used = prop::option::of(used);
     let joined_with = prop::option::of(any::<[u8; 32]>());
+    let moved_from = prop::collection::vec("[0-9a-f]{40}", 0..3);
     (
         standing,
         times(),
@@ -111,9 +112,10 @@ fn agents() -> impl Strategy<Value = Agent> {
         ".{0,20}",
         used,
         joined_with,
+        moved_from,
     )
         .prop_map(
-            |(standing, expires_at, can_reattest, version, used, joined_with)| Agent {
+            |(standing, expires_at, can_reattest, version, used, joined_with, moved_from)| Agent {
                 id: id("/spire/agent/join_token/t"),
                 attestation_type: "join_token".into(),
                 standing,
@@ -123,6 +125,7 @@ fn agents() -> impl Strategy<Value = Agent> {
                 version,
                 used,
                 joined_with: joined_with.map(|hash| hash.to_vec().into()),
+                moved_from,
             },
         )
 }

@@ -10,6 +10,7 @@ use std::time::SystemTime;
 use identity::entry::{CheckedEntry, Entry, EntryDraft, EntryError, EntryId};
 use identity::trust_domain::TrustDomain;
 
+use super::Takeover;
 use crate::index::Snapshot;
 use crate::index::bundles::Bundles;
 use crate::index::entries::Entries;
@@ -98,6 +99,27 @@ impl<'a> EntryWrites<'a> {
         Ok(entry)
     }
 
+    /// Takes an entry over as it is at another server: with its id, its revision and its creation. One
+    /// that was changed here since, and so has a higher revision, stays. Whether the bundles are here that
+    /// it federates with is for [`Self::federate`] to say.
+    pub(crate) fn import(&mut self, entry: &Entry) -> Result<Takeover, Refusal> {
+        let stored = self.after.get(&entry.id).map(|stored| &stored.value);
+        let takeover = match stored {
+            None => Takeover::Created,
+            Some(stored) if stored == entry => return Ok(Takeover::Unchanged),
+            Some(stored) if stored.revision > entry.revision => return Ok(Takeover::Kept),
+            Some(_) => Takeover::Updated,
+        };
+        let similar = self
+            .after
+            .similar(&entry.parent_id, &entry.spiffe_id, &entry.selectors);
+        if let Some(similar) = similar.filter(|similar| similar.value.id != entry.id) {
+            return Err(Refusal::Similar(Box::new(similar.value.clone())));
+        }
+        self.put(entry.clone());
+        Ok(takeover)
+    }
+
     /// Removes an entry.
     pub(crate) fn delete(&mut self, id: &EntryId) -> Result<Entry, Refusal> {
         let entry = self.after.get(id).ok_or(Refusal::NotFound)?.value.clone();
@@ -181,7 +203,7 @@ impl<'a> EntryWrites<'a> {
     }
 
     /// An entry may federate only with whom we have a bundle of.
-    fn federate(&self, entry: &Entry) -> Result<(), Refusal> {
+    pub(crate) fn federate(&self, entry: &Entry) -> Result<(), Refusal> {
         for trust_domain in &entry.federates_with {
             if self.bundles.get(trust_domain).is_none() {
                 return Err(Refusal::NoBundle(trust_domain.clone()));

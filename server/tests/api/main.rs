@@ -17,6 +17,8 @@ mod federation;
 #[cfg(test)]
 mod feed;
 #[cfg(test)]
+mod import;
+#[cfg(test)]
 mod kubernetes;
 #[cfg(test)]
 mod life;

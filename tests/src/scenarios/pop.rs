@@ -15,12 +15,13 @@ use crate::process::eventually;
 use crate::programs::Make;
 
 /// An authority of the operator's own with an intermediate, and the files of one node.
-struct Pki {
+#[derive(Debug)]
+pub struct Pki {
     folder: TempDir,
 }
 
 impl Pki {
-    fn new(key: &KeyPair) -> Self {
+    pub fn new(key: &KeyPair) -> Self {
         let pki = Self {
             folder: tempfile::tempdir().unwrap(),
         };
@@ -64,14 +65,22 @@ impl Pki {
         parsed[0].fingerprint_sha1()
     }
 
-    fn verifier(&self, more: &str) -> String {
+    /// The server's plugin, with further keys.
+    pub fn verifier(&self, more: &str) -> String {
         let folder = self.folder.path().display();
         format!(
             r#"NodeAttestor "x509pop" {{ plugin_data {{ ca_bundle_path = "{folder}/root.pem" verify_client_ip = true {more} }} }}"#
         )
     }
 
-    fn prover(&self) -> String {
+    /// The SPIFFE ID of the node's agent.
+    pub fn agent_id(&self) -> String {
+        let leaf = self.fingerprint("leaf.pem");
+        format!("spiffe://example.org/spire/agent/x509pop/{leaf}")
+    }
+
+    /// The agent's plugin.
+    pub fn prover(&self) -> String {
         let folder = self.folder.path().display();
         format!(
             r#"NodeAttestor "x509pop" {{ plugin_data {{
@@ -91,8 +100,7 @@ pub fn a_node_attests_by_its_certificate(pairing: Pairing) {
         .key(r#"agent_ttl = "20s""#)
         .plugin(&pki.verifier(""))
         .start();
-    let leaf = pki.fingerprint("leaf.pem");
-    let id = format!("spiffe://example.org/spire/agent/x509pop/{leaf}");
+    let id = pki.agent_id();
     let agent = domain.agent_by(pairing.agent, &id, &pki.prover());
     let (root, middle) = (pki.fingerprint("root.pem"), pki.fingerprint("middle.pem"));
     let mut expected = vec![

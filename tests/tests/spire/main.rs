@@ -9,6 +9,8 @@ mod federation;
 #[cfg(test)]
 mod files;
 #[cfg(test)]
+mod migrate;
+#[cfg(test)]
 mod nested;
 
 use tests::programs::Make::{Signet, Spire};

@@ -89,9 +89,10 @@ fn plan(snapshot: &Snapshot, id: &SpiffeId, issued: &IssuedX509Svid) -> Plan<Out
     let Some(with_next) = agent.value.with_next(next) else {
         return Plan::Nothing(Outcome::Banned);
     };
-    // It was heard with its SVID: the token that it came by is done.
+    // It was heard with its SVID: the token that it came by is done, and so is the server that it came from.
     let renewed = Agent {
         joined_with: None,
+        moved_from: Vec::new(),
         ..with_next
     };
     Plan::Commit(replace(agent, &renewed), Outcome::Renewed)

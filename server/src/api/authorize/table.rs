@@ -120,6 +120,14 @@ const TABLE: &[Row] = &[
     ),
     ("spire.api.server.debug.v1.Debug", &[("GetInfo", &[Local])]),
     ("signet.server.v1.Backup", &[("Snapshot", &[Local])]),
+    (
+        "signet.server.v1.Import",
+        &[
+            ("ImportBundle", &[Local]),
+            ("BatchImportEntry", &[Local]),
+            ("BatchImportAgent", &[Local]),
+        ],
+    ),
     ("signet.agent.v1.Feed", &[("Follow", &[Agent])]),
     (
         "grpc.health.v1.Health",

@@ -51,6 +51,20 @@ pub(in crate::api) fn from_proto(
     Ok(bundle)
 }
 
+/// The bundle with the taints of its message: for one that comes from a server of our own trust domain.
+pub(in crate::api) fn tainted_as(mut bundle: Bundle, message: &types::Bundle) -> Bundle {
+    for authority in &mut bundle.x509_authorities {
+        let der = authority.certificate.der().as_ref();
+        let mut tainted = message.x509_authorities.iter().filter(|a| a.tainted);
+        authority.tainted = tainted.any(|message| message.asn1 == der);
+    }
+    for authority in &mut bundle.jwt_authorities {
+        let mut tainted = message.jwt_authorities.iter().filter(|a| a.tainted);
+        authority.tainted = tainted.any(|message| message.key_id == authority.key_id);
+    }
+    bundle
+}
+
 /// Reads X.509 authorities.
 pub(in crate::api) fn x509_authorities(
     messages: &[types::X509Certificate],

@@ -124,6 +124,7 @@ fn plan(snapshot: &Snapshot, now: SystemTime, hash: &str, new: &New<'_>) -> Plan
         version: before.map_or_else(String::new, |agent| agent.value.version.clone()),
         used: None,
         joined_with: Some(joined_with.clone()),
+        moved_from: Vec::new(),
     };
     let key = Key::agent(id);
     let txn = txn

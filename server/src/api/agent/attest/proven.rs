@@ -163,6 +163,7 @@ fn plan(snapshot: &Snapshot, new: &New<'_>) -> Plan<Outcome> {
         version: before.map_or_else(String::new, |agent| agent.value.version.clone()),
         used,
         joined_with: None,
+        moved_from: Vec::new(),
     };
     let key = Key::agent(id);
     let seen = Expect::seen(before.map(|agent| agent.revision));
