@@ -501,14 +501,13 @@ pub mod import_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/signet.server.v1.Import/ImportBundle",
             );
             let mut req = request.into_request();
             req.extensions_mut()
                 .insert(GrpcMethod::new("signet.server.v1.Import", "ImportBundle"));
-            self.inner.unary(req, path, codec).await
+            crate::erased::unary(&mut self.inner, req, path).await
         }
         /// Entries, with the id, the revision and the time of creation that they have there. A batch is one
         /// commit; each entry has a status of its own.
@@ -527,14 +526,13 @@ pub mod import_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/signet.server.v1.Import/BatchImportEntry",
             );
             let mut req = request.into_request();
             req.extensions_mut()
                 .insert(GrpcMethod::new("signet.server.v1.Import", "BatchImportEntry"));
-            self.inner.unary(req, path, codec).await
+            crate::erased::unary(&mut self.inner, req, path).await
         }
         /// Agents, with the SVIDs that they have from there. A batch is one commit; each agent has a status of
         /// its own.
@@ -553,14 +551,13 @@ pub mod import_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/signet.server.v1.Import/BatchImportAgent",
             );
             let mut req = request.into_request();
             req.extensions_mut()
                 .insert(GrpcMethod::new("signet.server.v1.Import", "BatchImportAgent"));
-            self.inner.unary(req, path, codec).await
+            crate::erased::unary(&mut self.inner, req, path).await
         }
     }
 }
