@@ -27,7 +27,7 @@ async fn authorized(channel: &Channel) -> Result<usize, Status> {
         .len())
 }
 
-async fn renew(channel: &Channel) -> Result<Identity, Status> {
+pub(crate) async fn renew(channel: &Channel) -> Result<Identity, Status> {
     let key = KeyPair::generate().unwrap();
     let csr = csr(&key, &CertificateParams::default());
     let request = RenewAgentRequest {

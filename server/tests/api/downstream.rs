@@ -23,7 +23,7 @@ use super::svids::issue;
 const LATER: i64 = 4_000_000_000;
 
 /// A connection of a workload, whose entry has the flag or has not.
-async fn workload(server: &Server, downstream: bool) -> Channel {
+pub(crate) async fn workload(server: &Server, downstream: bool) -> Channel {
     let (agent, _, channel) = server.agent().await;
     let mut wanted = entry(&agent, "/below");
     wanted.downstream = downstream;
@@ -32,7 +32,7 @@ async fn workload(server: &Server, downstream: bool) -> Channel {
     server.connect(Some(&identity)).await.unwrap()
 }
 
-async fn new_ca(
+pub(crate) async fn new_ca(
     channel: &Channel,
     csr: Vec<u8>,
     preferred_ttl: i32,
@@ -45,7 +45,7 @@ async fn new_ca(
     Ok(client.new_downstream_x509ca(request).await?.into_inner())
 }
 
-async fn publish(
+pub(crate) async fn publish(
     channel: &Channel,
     jwt_authority: Option<types::JwtKey>,
 ) -> Result<Vec<types::JwtKey>, Status> {

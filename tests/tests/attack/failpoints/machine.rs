@@ -106,7 +106,7 @@ impl Machine {
         let mut operator = self.operator().await;
         for step in Step::ALL.into_iter().filter(|step| *step < case.step) {
             let taken = operator.take(step, case.kind).await;
-            taken.unwrap_or_else(|status| panic!("{case:?}: {step:?}: {status}"));
+            assert!(taken.is_ok(), "{case:?}: {step:?}: {taken:?}");
         }
     }
 
