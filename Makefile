@@ -24,10 +24,11 @@ bench:
 	cargo build --release --package cli
 	cargo run --release --package tests --bin bench
 
-# The attack tests with their long rounds.
+# The attack tests with their long rounds. A release has no failpoints, so those are a debug build's.
 attack:
 	tests/setup
 	SIGNET_ROUNDS=10000 cargo test --release --package tests --test attack -- --nocapture
+	SIGNET_ROUNDS=10000 cargo test --package tests --test attack -- --nocapture failpoint
 
 # Each fuzz target for SECONDS (60).
 fuzz:

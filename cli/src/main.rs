@@ -54,6 +54,10 @@ fn main() -> anyhow::Result<ExitCode> {
         clock: Clock::system(),
         confinement: None,
     };
+    #[cfg(debug_assertions)]
+    if let Some(point) = session.environment.get(runtime::failpoint::VARIABLE) {
+        runtime::failpoint::arm(point);
+    }
     program::prepare(name, args, &mut session)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()

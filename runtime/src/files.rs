@@ -8,6 +8,8 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use crate::failpoint;
+
 /// Why a file could not be read or written.
 #[derive(Debug, thiserror::Error)]
 #[error("could not {action} `{path}`", path = .path.display())]
@@ -56,7 +58,9 @@ pub fn write_private(path: &Path, content: &[u8]) -> Result<(), FileError> {
     new.push(".new");
     let new = PathBuf::from(new);
     let written = write_new(&new, content).and_then(|()| {
+        failpoint::reach("file", "written");
         std::fs::rename(&new, path).map_err(FileError::new("replace", path))?;
+        failpoint::reach("file", "replaced");
         sync_folder(folder)
     });
     if written.is_err() {

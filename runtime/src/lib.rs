@@ -9,6 +9,7 @@ pub mod authority;
 pub mod backoff;
 pub mod clock;
 pub mod config;
+pub mod failpoint;
 pub mod files;
 pub mod listen;
 pub mod log;

@@ -31,6 +31,7 @@ use proto::spire::server;
 use runtime::clock::Clock;
 use runtime::log::LogHandle;
 use runtime::shutdown::Shutdown;
+use runtime::tasks::TaskGroup;
 use tonic::service::Routes;
 
 use crate::audit::Audit;
@@ -79,6 +80,8 @@ pub(crate) struct Services {
     pub(crate) log: Option<LogHandle>,
     /// Streams without an end of their own end with it.
     pub(crate) shutdown: Shutdown,
+    /// What must run to its end when its caller goes away.
+    pub(crate) tasks: TaskGroup,
 }
 
 /// How long SVIDs live where the entry does not say.

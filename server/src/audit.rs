@@ -1,14 +1,16 @@
 //! The audit trail: one typed event for each change, each issuance and each refusal.
 //!
-//! An event is a line of the log with the target `audit`, and a count in the metrics. With
-//! `audit_log_enabled` the line has the level info, otherwise debug; refusals are always seen.
+//! An event is a line of the log with the target `audit`, and a count in the metrics: who, what, of whom or
+//! what, the serial number of what was signed, the decision, and the reason of a refusal. The line has the
+//! level info; where `audit_log_enabled` says no, debug. Who is not let through is always seen.
 
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use identity::entry::{Entry, EntryId};
+use identity::entry::{DnsName, Entry, EntryId};
 use identity::spiffe_id::SpiffeId;
 use identity::trust_domain::TrustDomain;
+use identity::x509::DistinguishedName;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -42,6 +44,11 @@ pub(crate) enum Event<'a> {
     },
     /// A credential came from another address than the agent's.
     AgentDoubted(&'a SpiffeId, Doubt),
+    /// An agent told which version it is of.
+    AgentVersionReported {
+        id: &'a SpiffeId,
+        version: &'a str,
+    },
     AgentBanned(&'a SpiffeId),
     AgentEvicted(&'a SpiffeId),
     /// Taken over from another server, with its SVID or its ban.
@@ -83,6 +90,9 @@ pub(crate) enum Event<'a> {
         id: &'a SpiffeId,
         serial: &'a str,
         not_after: SystemTime,
+        dns_names: &'a [DnsName],
+        /// Whom it names beside the SPIFFE ID.
+        subject: Option<&'a DistinguishedName>,
     },
     JwtSvidMinted {
         id: &'a SpiffeId,
@@ -95,6 +105,14 @@ pub(crate) enum Event<'a> {
     },
     /// The key of a server below this one joined our bundle, by its ID.
     JwtAuthorityPublished(&'a str),
+    /// A call, or an item of one, that was let through and is not done.
+    Refused {
+        method: &'a str,
+        /// What the item asked for, in its own words.
+        subject: Option<&'a str>,
+        reason: &'static str,
+        sentence: &'a str,
+    },
 }
 
 /// What became of a bundle.
@@ -109,6 +127,8 @@ pub(crate) enum BundleTurn {
     Deleted,
     /// What was fetched took the place of what was stored.
     Refreshed,
+    /// An operator had it fetched, whatever came of that.
+    RefreshAsked,
 }
 
 /// What became of an authority.
@@ -148,6 +168,7 @@ impl Event<'_> {
             Self::AgentPromoted { .. } => "agent_promoted",
             Self::AgentDoubted(_, Doubt::Admitted) => "agent_attestation_suspected",
             Self::AgentDoubted(_, Doubt::Refused) => "agent_attestation_replayed",
+            Self::AgentVersionReported { .. } => "agent_version_reported",
             Self::AgentBanned(_) => "agent_banned",
             Self::AgentEvicted(_) => "agent_evicted",
             Self::AgentImported { .. } => "agent_imported",
@@ -160,6 +181,7 @@ impl Event<'_> {
             Self::Bundle(BundleTurn::Merged, _) => "bundle_merged",
             Self::Bundle(BundleTurn::Deleted, _) => "bundle_deleted",
             Self::Bundle(BundleTurn::Refreshed, _) => "bundle_refreshed",
+            Self::Bundle(BundleTurn::RefreshAsked, _) => "bundle_refresh_asked",
             Self::Relationship(Edit::Created, _) => "federation_relationship_created",
             Self::Relationship(Edit::Updated, _) => "federation_relationship_updated",
             Self::Relationship(Edit::Deleted, _) => "federation_relationship_deleted",
@@ -177,9 +199,20 @@ impl Event<'_> {
             Self::JwtSvidMinted { .. } => "jwt_svid_minted",
             Self::DownstreamCaIssued { .. } => "downstream_ca_issued",
             Self::JwtAuthorityPublished(_) => "jwt_authority_published",
+            Self::Refused { .. } => "refused",
+        }
+    }
+
+    fn decision(&self) -> &'static str {
+        match self {
+            Self::Refused { .. } | Self::AgentDoubted(_, Doubt::Refused) => REFUSED,
+            _ => "allowed",
         }
     }
 }
+
+/// The decision about what is not done.
+const REFUSED: &str = "refused";
 
 impl<'a> Event<'a> {
     /// What was signed, if the event is that.
@@ -195,7 +228,13 @@ impl<'a> Event<'a> {
                 id,
                 serial,
                 not_after,
-            } => Some(Issued::to(Some(id), Some(serial), not_after)),
+                dns_names,
+                subject,
+            } => Some(Issued {
+                dns_names,
+                subject,
+                ..Issued::to(Some(id), Some(serial), not_after)
+            }),
             Self::JwtSvidMinted { id, expires_at } => Some(Issued::to(Some(id), None, expires_at)),
             Self::DownstreamCaIssued { serial, not_after } => {
                 Some(Issued::to(None, Some(serial), not_after))
@@ -216,6 +255,9 @@ struct Issued<'a> {
     id: Option<&'a SpiffeId>,
     serial: Option<&'a str>,
     end: SystemTime,
+    /// What is in it by the word of who asked, and not of an entry.
+    dns_names: &'a [DnsName],
+    subject: Option<&'a DistinguishedName>,
 }
 
 impl<'a> Issued<'a> {
@@ -232,6 +274,8 @@ impl<'a> Issued<'a> {
             id,
             serial,
             end,
+            dns_names: &[],
+            subject: None,
         }
     }
 }
@@ -252,9 +296,9 @@ struct Inner {
 macro_rules! line {
     ($audit:expr, $event:expr, $caller:expr, $($fields:tt)*) => {
         if $audit.inner.enabled {
-            tracing::info!(target: "audit", event = $event.name(), caller = %$caller, $($fields)*, "Audit event");
+            tracing::info!(target: "audit", event = $event.name(), audit.decision = $event.decision(), caller = %$caller, $($fields)*, "Audit event");
         } else {
-            tracing::debug!(target: "audit", event = $event.name(), caller = %$caller, $($fields)*, "Audit event");
+            tracing::debug!(target: "audit", event = $event.name(), audit.decision = $event.decision(), caller = %$caller, $($fields)*, "Audit event");
         }
     };
 }
@@ -300,6 +344,9 @@ impl Audit {
             | Event::AgentFollowed { id, serial } => {
                 line!(self, event, caller, agent.id = %id, svid.serial = serial);
             }
+            Event::AgentVersionReported { id, version } => {
+                line!(self, event, caller, agent.id = %id, version);
+            }
             Event::AgentDoubted(id, _) | Event::AgentBanned(id) | Event::AgentEvicted(id) => {
                 line!(self, event, caller, agent.id = %id);
             }
@@ -337,6 +384,7 @@ impl Audit {
             Event::BackupTaken { revision } => {
                 line!(self, event, caller, store.revision = revision.number());
             }
+            Event::Refused { .. } => self.not_done(caller, event),
             Event::X509SvidIssued { .. }
             | Event::JwtSvidIssued { .. }
             | Event::X509SvidMinted { .. }
@@ -345,8 +393,36 @@ impl Audit {
         }
     }
 
+    fn not_done(&self, caller: &(dyn std::fmt::Display + Sync), event: Event<'_>) {
+        let Event::Refused {
+            method,
+            subject,
+            reason,
+            sentence,
+        } = event
+        else {
+            return;
+        };
+        line!(
+            self,
+            event,
+            caller,
+            rpc.method = method,
+            audit.subject = subject,
+            error.reason = reason,
+            error = sentence
+        );
+    }
+
     fn issued(&self, caller: &(dyn std::fmt::Display + Sync), event: Event<'_>) {
         let Some(issued) = event.issued() else { return };
+        let dns_names = (!issued.dns_names.is_empty()).then(|| text(issued.dns_names));
+        let subject = issued.subject.map(|subject| {
+            let parts = subject
+                .iter()
+                .map(|(attribute, value)| format!("{attribute:?}={value}"));
+            parts.collect::<Vec<_>>().join(", ")
+        });
         line!(
             self,
             event,
@@ -354,7 +430,9 @@ impl Audit {
             entry.id = issued.entry.map(EntryId::as_str),
             spiffe.id = issued.id.map(SpiffeId::as_str),
             svid.serial = issued.serial,
-            svid.not_after = crate::records::to_seconds(issued.end)
+            svid.not_after = crate::records::to_seconds(issued.end),
+            svid.dns_names = dns_names,
+            svid.subject = subject
         );
     }
 
@@ -362,23 +440,29 @@ impl Audit {
         self.inner.events.get_or_create(&Labels { event }).inc();
     }
 
-    /// Records a refusal, which is seen whether the trail is enabled or not.
+    /// Records that a caller was not let through, which is seen whether the trail is enabled or not.
     pub(crate) fn refused(
         &self,
         caller: &(dyn std::fmt::Display + Sync),
         method: &str,
         reason: &'static str,
     ) {
-        self.count("refused");
+        self.count(REFUSED);
         tracing::warn!(
             target: "audit",
-            event = "refused",
+            event = REFUSED,
+            audit.decision = REFUSED,
             caller = %caller,
             rpc.method = method,
             error.reason = reason,
             "Refused a call"
         );
     }
+}
+
+fn text(names: &[DnsName]) -> String {
+    let names: Vec<_> = names.iter().map(DnsName::as_str).collect();
+    names.join(", ")
 }
 
 /// Stands for the server, in what it does unasked.

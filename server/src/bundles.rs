@@ -9,6 +9,7 @@ use identity::{
     bundle::{Bundle, JwtAuthority, X509Authority},
     trust_domain::TrustDomain,
 };
+use runtime::failpoint;
 
 use crate::{
     index::Snapshot,
@@ -71,12 +72,16 @@ pub(crate) async fn update(
         if changed && !is_new {
             bundle.sequence = bundle.sequence.saturating_add(1);
         }
+        failpoint::reach("bundle", "changed");
         let mut txn = with.clone().expect(key.clone(), Expect::seen(seen));
         if changed {
             txn = txn.put(key.clone(), codec::encode(&bundle));
         }
         match store.commit(txn).await? {
-            Committed::At(revision) => return Ok(Updated::Made { bundle, revision }),
+            Committed::At(revision) => {
+                failpoint::reach("bundle", "stored");
+                return Ok(Updated::Made { bundle, revision });
+            }
             Committed::Conflict { key: lost } if lost == key => {}
             Committed::Conflict { key } => return Ok(Updated::Conflict { key }),
         }

@@ -225,7 +225,7 @@ impl Config {
             agent_ttl: DEFAULT_X509_SVID_TTL,
             disable_jwt_svids: false,
             admin_ids: BTreeSet::new(),
-            audit_log_enabled: false,
+            audit_log_enabled: true,
             rate_limits: RateLimits {
                 attestation: true,
                 signing: true,

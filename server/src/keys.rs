@@ -18,7 +18,7 @@ use aws_lc_rs::{
     },
 };
 use identity::key::{KeyError, KeyFileError, PrivateKey};
-use runtime::files::FileError;
+use runtime::{failpoint, files::FileError};
 use zeroize::Zeroizing;
 
 pub use self::pem::KeyPemError;
@@ -125,6 +125,7 @@ impl Keys {
         let key = tokio::task::spawn_blocking(move || kind.make()).await;
         let key = Arc::new(key.map_err(KeysError::Ended)??);
         let signer = Signer::new(Arc::clone(&key)).map_err(KeysError::Made)?;
+        failpoint::reach("keys", "made");
         match &self.custody {
             Custody::Memory(memory) => memory.insert(id, key),
             Custody::Disk(disk) => {

@@ -5,6 +5,7 @@ mod audit;
 pub mod authority;
 pub mod bundles;
 pub mod config;
+mod errand;
 pub mod federation;
 mod feed;
 mod housekeeping;

@@ -180,6 +180,7 @@ pub async fn start(config: Config, deps: Deps) -> Result<Handle, StartError> {
         feed_keepalive: config.feed_keepalive,
         log: deps.log.clone(),
         shutdown: deps.tasks.shutdown(),
+        tasks: deps.tasks.clone(),
     });
     let gate = Arc::new(Gate {
         trust_domain: config.trust_domain.clone(),
@@ -190,6 +191,7 @@ pub async fn start(config: Config, deps: Deps) -> Result<Handle, StartError> {
         audit: audit.clone(),
         metrics: deps.metrics.register(RpcMetrics::register),
         presence: services.presence.clone(),
+        tasks: deps.tasks.clone(),
     });
     let tls = server_config(authorities.server_svid(), clients(&config, &index, &deps))?;
     let handle = bound.handle(&config, store, feed);

@@ -63,6 +63,8 @@ pub(crate) enum WriteError {
     Slow,
     #[error(transparent)]
     Stalled(#[from] StalledFeed),
+    #[error("the write was cut short; it may have been made")]
+    CutShort,
     #[error("the record `{0}` kept changing, or does not match what the index shows")]
     Contended(Key),
 }
@@ -73,6 +75,7 @@ impl WriteError {
             Self::Store(error) => error.reason(),
             Self::Slow => "store_slow",
             Self::Stalled(_) => "feed_stalled",
+            Self::CutShort => "cut_short",
             Self::Contended(_) => "contended",
         }
     }

@@ -92,7 +92,14 @@ impl Plan {
     }
 
     pub fn start(self) -> Domain {
-        Domain::start(self)
+        let domain = self.launch();
+        domain.wait_for_server();
+        domain
+    }
+
+    /// Starts the server, and does not wait for anything.
+    pub fn launch(self) -> Domain {
+        Domain::launch(self)
     }
 }
 
@@ -106,19 +113,17 @@ pub struct Domain {
 }
 
 impl Domain {
-    fn start(plan: Plan) -> Self {
+    fn launch(plan: Plan) -> Self {
         let folder = open_folder(tempfile::Builder::new().prefix("signet-").tempdir());
         let port = free_port();
         write_server_config(&plan, folder.path(), port);
         let server = start_server(&plan, folder.path());
-        let domain = Self {
+        Self {
             plan,
             port,
             server,
             folder,
-        };
-        domain.wait_for_server();
-        domain
+        }
     }
 
     pub fn folder(&self) -> &Path {
@@ -137,7 +142,7 @@ impl Domain {
 
     /// Starts the server again, after it has ended.
     pub fn restart_server(&mut self) {
-        self.server = start_server(&self.plan, self.folder.path());
+        self.relaunch_server();
         self.wait_for_server();
     }
 
@@ -146,6 +151,11 @@ impl Domain {
         write_server_config(&self.plan, self.folder.path(), port);
         self.port = port;
         self.restart_server();
+    }
+
+    /// The same, and does not wait for anything.
+    pub fn relaunch_server(&mut self) {
+        self.server = start_server(&self.plan, self.folder.path());
     }
 
     fn wait_for_server(&self) {

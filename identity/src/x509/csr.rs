@@ -84,9 +84,14 @@ impl Csr {
         DistinguishedName::from_der(&self.subject)
     }
 
-    /// The DNS names asked for.
+    /// The DNS names asked for, those that are not ASCII left out.
     pub fn dns_names(&self) -> &[String] {
         &self.names.dns
+    }
+
+    /// Those, with what is no text replaced: a name is written in ASCII (RFC 5280 4.2.1.6).
+    pub fn foreign_dns_names(&self) -> &[String] {
+        &self.names.foreign_dns
     }
 }
 

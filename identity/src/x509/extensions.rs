@@ -13,6 +13,8 @@ const MAX_EXTENSIONS: usize = 64;
 
 /// The tag of a URI among general names (RFC 5280 4.2.1.6).
 const URI_TAG: u32 = 6;
+/// The tag of a DNS name.
+const DNS_TAG: u32 = 2;
 
 /// What a certificate's extensions say.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -74,6 +76,8 @@ pub(super) struct Names {
     pub(super) uris: Vec<Option<String>>,
     /// The DNS names in order, without those that are not ASCII.
     pub(super) dns: Vec<String>,
+    /// Those, with what is no text replaced.
+    pub(super) foreign_dns: Vec<String>,
     /// The network addresses in order, 4 or 16 bytes each.
     pub(super) ips: Vec<Vec<u8>>,
 }
@@ -82,6 +86,7 @@ impl Names {
     pub(super) fn extend(&mut self, more: Self) {
         self.uris.extend(more.uris);
         self.dns.extend(more.dns);
+        self.foreign_dns.extend(more.foreign_dns);
     }
 
     pub(super) fn read(names: &SubjectAlternativeName<'_>) -> Self {
@@ -92,7 +97,12 @@ impl Names {
                     read.uris.push(uri.is_ascii().then(|| (*uri).to_owned()));
                 }
                 GeneralName::Invalid(tag, _) if tag.0 == URI_TAG => read.uris.push(None),
-                GeneralName::DNSName(name) => read.dns.push((*name).to_owned()),
+                GeneralName::DNSName(name) if name.is_ascii() => read.dns.push((*name).to_owned()),
+                GeneralName::DNSName(name) => read.foreign_dns.push((*name).to_owned()),
+                GeneralName::Invalid(tag, name) if tag.0 == DNS_TAG => {
+                    read.foreign_dns
+                        .push(String::from_utf8_lossy(name).into_owned());
+                }
                 GeneralName::IPAddress(address) => read.ips.push(address.to_vec()),
                 _ => {}
             }

@@ -86,6 +86,9 @@ impl Agent for Service {
         if version.is_empty() {
             return Ok(Response::new(PostStatusResponse {}));
         }
+        let snapshot = self.services.index.snapshot();
+        let stored = snapshot.agents.get(agent.id());
+        let is_news = stored.is_some_and(|stored| stored.value.version != version);
         let known = change(&self.services.writer, agent.id(), |agent| {
             let known = agent.version == version && agent.joined_with.is_none();
             (!known).then(|| Record {
@@ -95,6 +98,13 @@ impl Agent for Service {
             })
         });
         found(known.await, "failed to update agent")?;
+        if is_news {
+            let event = Event::AgentVersionReported {
+                id: agent.id(),
+                version: &version,
+            };
+            self.services.audit.record(agent.id(), event);
+        }
         Ok(Response::new(PostStatusResponse {}))
     }
 

@@ -7,6 +7,8 @@
 mod moved;
 mod service;
 pub(crate) mod table;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -19,11 +21,13 @@ use prost::Message;
 use proto::spire::types::PermissionDeniedDetails;
 use proto::spire::types::permission_denied_details::Reason;
 use runtime::clock::Clock;
+use runtime::tasks::TaskGroup;
 use tonic::{Code, Status};
 
 use self::table::{Role, Rpc};
 use super::caller::{AgentCaller, Caller, Connection, Svid};
 use crate::audit::{Audit, Event};
+use crate::errand;
 use crate::index::agents::StoredAgent;
 use crate::index::{Index, Snapshot};
 use crate::presence::Presence;
@@ -44,6 +48,7 @@ pub(crate) struct Gate {
     pub(crate) audit: Audit,
     pub(crate) metrics: super::metrics::RpcMetrics,
     pub(crate) presence: Presence,
+    pub(crate) tasks: TaskGroup,
 }
 
 /// The outcome for a call that could be decided.
@@ -101,7 +106,7 @@ impl Denial {
 impl Gate {
     /// Decides about a call. An error means that it could not be decided, and fails closed.
     async fn decide(
-        &self,
+        self: &Arc<Self>,
         rpc: Option<Rpc>,
         connection: Connection,
     ) -> Result<Verdict, WriteError> {
@@ -175,11 +180,30 @@ impl Gate {
                 .any(|entry| flag(&entry.value) && !entry.value.is_expired(now))
     }
 
-    /// The agent of this SVID, if the SVID is the one in use.
-    ///
-    /// The first call with a renewed SVID promotes it. That is a compare-and-set: whoever loses it
-    /// looks again, and finds that another call of the same agent has done it.
-    async fn agent(&self, svid: &Svid) -> Result<Result<StoredAgent, Denial>, WriteError> {
+    /// The agent of this SVID, if the SVID is the one in use. The first call with a renewed SVID promotes it.
+    async fn agent(
+        self: &Arc<Self>,
+        svid: &Arc<Svid>,
+    ) -> Result<Result<StoredAgent, Denial>, WriteError> {
+        let seen = {
+            let snapshot = self.index.snapshot();
+            standing(snapshot.agents.get(&svid.id), svid.leaf.serial_decimal())
+        };
+        match seen {
+            Seen::Current(agent) => Ok(Ok(agent)),
+            Seen::Denied(denial) => Ok(Err(denial)),
+            Seen::Next(..) => {
+                let (gate, svid) = (Arc::clone(self), Arc::clone(svid));
+                let promotion = async move { gate.promoted(&svid).await };
+                let promoted = errand::run(&self.tasks, "promotion", promotion).await;
+                promoted.unwrap_or(Err(WriteError::CutShort))
+            }
+        }
+    }
+
+    /// A compare-and-set: whoever loses it looks again, and finds that another call of the same agent has
+    /// done it.
+    async fn promoted(&self, svid: &Svid) -> Result<Result<StoredAgent, Denial>, WriteError> {
         let serial = svid.leaf.serial_decimal();
         let promoted = self
             .writer

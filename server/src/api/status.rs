@@ -4,6 +4,7 @@
 //! safe sentence; the log gets the chain.
 
 use std::error::Error;
+use std::fmt::Display;
 
 use attestors::node::{Decision, Refusal as NotAttested};
 use identity::entry::EntryError;
@@ -15,6 +16,8 @@ use tracing::{debug, error, warn};
 
 use super::Services;
 use super::caller::Caller;
+use super::metrics::label;
+use crate::audit::Event;
 use crate::authority::SignError;
 use crate::bundles::NotAppended;
 use crate::federation::RefreshError;
@@ -40,6 +43,33 @@ pub(super) fn item(status: &Status) -> types::Status {
     }
 }
 
+/// The status of an item that is refused. The refusal stands in the audit trail: of whom, of what, and why.
+pub(super) fn refused_item(
+    services: &Services,
+    caller: &(dyn Display + Sync),
+    (method, subject): (&'static str, &str),
+    status: &Status,
+) -> types::Status {
+    let event = Event::Refused {
+        method,
+        subject: Some(subject),
+        reason: label(status.code()),
+        sentence: status.message(),
+    };
+    services.audit.record(caller, event);
+    item(status)
+}
+
+/// A refused call, as the audit trail tells it.
+pub(super) fn refusal<'a>(method: &'a str, status: &'a Status) -> Event<'a> {
+    Event::Refused {
+        method,
+        subject: None,
+        reason: label(status.code()),
+        sentence: status.message(),
+    }
+}
+
 /// INVALID_ARGUMENT with what was wrong with the argument.
 pub(super) fn invalid(what: &str, cause: &(dyn Error + 'static)) -> Status {
     let message = format!("{what}: {}", runtime::report::chain(cause));
@@ -57,14 +87,16 @@ pub(super) fn write(what: &str, cause: &WriteError) -> Status {
         "Could not write"
     );
     let code = match cause {
-        WriteError::Store(_) => Code::Internal,
+        WriteError::Store(_) | WriteError::CutShort => Code::Internal,
         WriteError::Slow | WriteError::Stalled(_) => Code::Unavailable,
         WriteError::Contended(_) => Code::Aborted,
     };
     // The outermost sentence names no file and no record.
     let sentence = match cause {
         WriteError::Contended(_) => "the record kept changing".to_owned(),
-        WriteError::Store(_) | WriteError::Slow | WriteError::Stalled(_) => cause.to_string(),
+        WriteError::Store(_) | WriteError::CutShort | WriteError::Slow | WriteError::Stalled(_) => {
+            cause.to_string()
+        }
     };
     Status::new(code, format!("{what}: {sentence}"))
 }

@@ -20,6 +20,7 @@ use super::caller::Caller;
 use super::convert::page;
 use super::convert::relationship::to_proto;
 use super::{Services, status};
+use crate::audit::{BundleTurn, Event};
 use crate::federation::Refreshed;
 
 #[derive(Debug)]
@@ -112,7 +113,10 @@ impl TrustDomain for Service {
         &self,
         request: Request<RefreshBundleRequest>,
     ) -> Result<Response<()>, Status> {
+        let caller = Caller::of(&request)?;
         let trust_domain = trust_domain(&request.into_inner().trust_domain)?;
+        let event = Event::Bundle(BundleTurn::RefreshAsked, &trust_domain);
+        self.services.audit.record(&caller, event);
         match self.services.refresher.refresh(&trust_domain).await {
             Ok(Refreshed::Changed | Refreshed::Unchanged) => Ok(Response::new(())),
             Ok(Refreshed::NoRelationship) => Err(Status::not_found(format!(

@@ -8,7 +8,7 @@ use std::time::SystemTime;
 
 use bytes::Bytes;
 use identity::bundle::Bundle;
-use runtime::report;
+use runtime::{failpoint, report};
 use tracing::{info, warn};
 
 use super::{
@@ -141,11 +141,14 @@ impl<A: Authority> Keeper<A> {
             }
             match self.keys.forget(&key_id::<A>(slot)).await {
                 Ok(false) => {}
-                Ok(true) => info!(
-                    authority.kind = A::KIND.name(),
-                    authority.slot = slot.name(),
-                    "Forgot a key that no authority has"
-                ),
+                Ok(true) => {
+                    reach::<A>("orphan.forgotten");
+                    info!(
+                        authority.kind = A::KIND.name(),
+                        authority.slot = slot.name(),
+                        "Forgot a key that no authority has"
+                    );
+                }
                 // It is never used either way.
                 Err(cause) => warn!(
                     error.reason = cause.reason(),
@@ -186,10 +189,12 @@ impl<A: Authority> Keeper<A> {
                 return Err(RotateError::JournalTaken { key });
             }
         }
+        reach::<A>("prepare.begun");
         let signer = self
             .keys
             .generate(&key_id::<A>(slot), A::key_type(config))
             .await?;
+        reach::<A>("prepare.key_kept");
         let prepared = self.publish(slot, signer, config, now).await;
         if prepared.is_err() {
             // Its key is replaced: it could sign until the next restart, and not be taken up after it.
@@ -206,6 +211,7 @@ impl<A: Authority> Keeper<A> {
         now: SystemTime,
     ) -> Result<(), RotateError> {
         let authority = A::create(signer, config, now).await?;
+        reach::<A>("prepare.signed");
         let key = record_key::<A>(slot);
         let entry = entry(slot, State::Prepared, &authority);
         let with = Txn::new()
@@ -218,6 +224,7 @@ impl<A: Authority> Keeper<A> {
             Updated::Made { revision, .. } => revision,
             Updated::Conflict { key } => return Err(RotateError::JournalTaken { key }),
         };
+        reach::<A>("prepare.stored");
         info!(
             authority.kind = A::KIND.name(),
             authority.id = authority.authority_id(),
@@ -227,6 +234,7 @@ impl<A: Authority> Keeper<A> {
         self.published = revision;
         self.set_revision(slot, revision);
         self.slots = self.slots.with_prepared(slot, authority);
+        reach::<A>("prepare.taken");
         Ok(())
     }
 
@@ -236,8 +244,10 @@ impl<A: Authority> Keeper<A> {
         };
         let authority = held.authority.clone();
         let next = self.slots.with_active(authority.authority_id())?;
+        reach::<A>("activate.begun");
         // Nothing is signed with it before everybody who asks this server can learn of it.
         self.visible.reached(self.published).await?;
+        reach::<A>("activate.visible");
         let mut txn = Txn::new();
         for slot in SlotId::ALL {
             let key = record_key::<A>(slot);
@@ -253,6 +263,7 @@ impl<A: Authority> Keeper<A> {
         }
         match self.store.commit(txn).await? {
             Committed::At(revision) => {
+                reach::<A>("activate.stored");
                 self.revisions = SlotId::ALL.map(|slot| next.get(slot).map(|_| revision));
             }
             Committed::Conflict { key } => return Err(RotateError::JournalTaken { key }),
@@ -264,6 +275,7 @@ impl<A: Authority> Keeper<A> {
             "Authority activated"
         );
         self.slots = next;
+        reach::<A>("activate.taken");
         Ok(())
     }
 
@@ -336,6 +348,10 @@ fn key_id<A: Authority>(slot: SlotId) -> String {
         Kind::X509 => format!("x509-CA-{slot}"),
         Kind::Jwt => format!("JWT-Signer-{slot}"),
     }
+}
+
+fn reach<A: Authority>(point: &str) {
+    failpoint::reach(A::KIND.name(), point);
 }
 
 fn record_key<A: Authority>(slot: SlotId) -> Key {

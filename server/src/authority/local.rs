@@ -7,7 +7,7 @@
 use std::time::SystemTime;
 
 use identity::bundle::Bundle;
-use tokio::sync::oneshot;
+use runtime::failpoint;
 use tracing::info;
 
 use super::{
@@ -17,6 +17,7 @@ use super::{
 };
 use crate::{
     bundles::{self, Updated},
+    errand,
     store::Txn,
 };
 
@@ -63,6 +64,15 @@ enum Leave {
     Revoke,
 }
 
+impl Leave {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Taint => "taint",
+            Self::Revoke => "revoke",
+        }
+    }
+}
+
 impl Authorities {
     /// The authorities of a kind.
     pub(crate) async fn states(&self, kind: Kind) -> States {
@@ -79,13 +89,9 @@ impl Authorities {
         T: Send + 'static,
         S: Future<Output = Result<T, RotateError>> + Send + 'static,
     {
-        let (done, outcome) = oneshot::channel();
         let step = step(self.clone());
-        self.0.tasks.spawn("authority step", async move {
-            // Who asked may be gone.
-            let _ = done.send(step.await);
-        });
-        outcome.await.unwrap_or(Err(RotateError::CutShort))
+        let outcome = errand::run(&self.0.tasks, "authority step", step).await;
+        outcome.unwrap_or(Err(RotateError::CutShort))
     }
 
     /// Makes the next authority, and publishes it. One that was prepared before is given up.
@@ -103,6 +109,7 @@ impl Authorities {
         };
         let prepared = keepers.read_again_after(prepared, config, now).await;
         self.sign_with(&keepers);
+        failpoint::reach(kind.name(), "prepare.done");
         drop(keepers);
         prepared?;
         Ok(self.states(kind).await)
@@ -124,6 +131,7 @@ impl Authorities {
         };
         let activated = keepers.read_again_after(activated, config, now).await;
         self.sign_with(&keepers);
+        failpoint::reach(kind.name(), "activate.signing");
         drop(keepers);
         activated?;
         Ok(self.states(kind).await)
@@ -171,7 +179,9 @@ impl Authorities {
             Leave::Revoke => info!(authority.id = id, "Upstream authority revoked"),
         }
         drop(keepers);
-        self.renew_server_svid(&bundle, self.0.clock.now())
+        self.renew_server_svid(&bundle, self.0.clock.now())?;
+        failpoint::reach(leave.name(), "done");
+        Ok(())
     }
 
     /// Marks what an old authority signed as to be replaced. Our own SVID is, at once.
@@ -241,6 +251,7 @@ impl Authorities {
         }
         drop(keepers);
         self.renew_server_svid(&bundle, self.0.clock.now())?;
+        failpoint::reach(leave.name(), "done");
         Ok(states)
     }
 
@@ -276,6 +287,7 @@ impl Authorities {
         match updated {
             Updated::Made { bundle, revision } => {
                 keepers.x509.visible().reached(revision).await?;
+                failpoint::reach(leave.name(), "visible");
                 Ok(bundle)
             }
             // Nothing but the bundle was expected.

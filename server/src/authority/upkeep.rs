@@ -6,7 +6,7 @@ use std::{
 };
 
 use identity::bundle::Bundle;
-use runtime::{report, shutdown::Shutdown};
+use runtime::{failpoint, report, shutdown::Shutdown};
 use tracing::{error, info, warn};
 
 use super::{Authorities, RotateError, server_svid::ServerSvid};
@@ -42,6 +42,7 @@ impl Authorities {
             return Ok(());
         }
         let svid = ServerSvid::issue(&self.0.config, &self.0.active.load().x509, now)?;
+        failpoint::reach("server_svid", "issued");
         info!(
             svid.serial = svid.leaf().serial_decimal(),
             "Server's own X509-SVID renewed"

@@ -109,7 +109,7 @@ fn assemble(server: &raw::Server, rest: Rest, problems: &mut Problems) -> Option
         agent_ttl: ttls.agent,
         disable_jwt_svids: server.disable_jwt_svids == Some(true),
         admin_ids,
-        audit_log_enabled: server.audit_log_enabled == Some(true),
+        audit_log_enabled: server.audit_log_enabled != Some(false),
         rate_limits: rate_limits(server.ratelimit.as_ref()),
         agent_id_as_selector: server.experimental.agent_spiffe_id_as_selector == Some(true),
         k8s_clusters: rest.plugins.k8s_clusters,

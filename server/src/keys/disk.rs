@@ -8,7 +8,7 @@ use std::{
 
 use identity::key::{MAX_KEY_FILE_BYTES, PrivateKey, encode_key_file, parse_key_file};
 use parking_lot::{Mutex, RwLock};
-use runtime::files;
+use runtime::{failpoint, files};
 use zeroize::Zeroizing;
 
 use super::KeysError;
@@ -62,6 +62,7 @@ impl Disk {
     fn replace(&self, keys: BTreeMap<String, Arc<PrivateKey>>) -> Result<(), KeysError> {
         let text = encode_key_file(keys.iter().map(|(id, key)| (id.as_str(), &**key)));
         files::write_private(&self.path, text.as_bytes())?;
+        failpoint::reach("keys", "kept");
         *self.keys.write() = keys;
         Ok(())
     }

@@ -7,14 +7,15 @@
 use std::collections::BTreeMap;
 
 use identity::bundle::Bundle;
-use identity::entry::Entry;
+use identity::entry::{Entry, EntryId};
 use identity::trust_domain::TrustDomain;
 
 use super::Plan;
 use super::entries::EntryWrites;
 use crate::index::Snapshot;
 use crate::records::bundles::encode;
-use crate::store::{Expect, Key, Txn};
+use crate::records::entries::encode as encode_entry;
+use crate::store::{Expect, Key, MAX_TXN_BYTES, Txn};
 
 /// Why a bundle is not written. None of these is a failure of the server.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
@@ -43,6 +44,44 @@ pub(crate) enum Mode {
 pub(crate) struct Entailed {
     pub(crate) dissociated: Vec<Entry>,
     pub(crate) deleted: Vec<Entry>,
+}
+
+/// The most that the entries of one commit which go or change with a bundle are long, as stored. Below the
+/// limit of a transaction by far: what is left of it is for their keys and guards.
+pub(crate) const MAX_ENTAILED_BYTES: usize = MAX_TXN_BYTES / 16;
+
+/// What is written ahead of the deletion of a bundle that more entries federate with than fit into `room`
+/// bytes of one commit: the first of them go, or stay without the bundle.
+///
+/// The bundle itself goes with the last commit, so a deletion that was cut short is gone on with by asking
+/// for it again. `None` if what federates with it fits.
+pub(crate) fn ahead(
+    snapshot: &Snapshot,
+    trust_domain: &TrustDomain,
+    mode: Mode,
+    room: usize,
+) -> Plan<Option<Entailed>> {
+    let mut writes = BundleWrites::new(snapshot);
+    let federating = writes.entries.federating_with(trust_domain);
+    let is_left = |bytes| first_of(snapshot, &federating, bytes).len() < federating.len();
+    if mode == Mode::Restrict || writes.now(trust_domain).is_none() || !is_left(room) {
+        return Plan::Nothing(None);
+    }
+    let first = first_of(snapshot, &federating, MAX_ENTAILED_BYTES);
+    let entailed = writes.entail(first, trust_domain, mode);
+    writes.into_plan(Some(entailed))
+}
+
+/// The first of these entries that are together no longer than so many bytes, and one at least.
+fn first_of<'a>(snapshot: &Snapshot, ids: &'a [EntryId], bytes: usize) -> &'a [EntryId] {
+    let mut length = 0_usize;
+    let fitting = ids.iter().take_while(|id| {
+        let entry = snapshot.entries.get(id);
+        length = length.saturating_add(entry.map_or(0, |entry| encode_entry(&entry.value).len()));
+        length <= bytes
+    });
+    let count = fitting.count().max(1);
+    ids.get(..count).unwrap_or(ids)
 }
 
 /// The changes of one batch.
@@ -98,22 +137,30 @@ impl<'a> BundleWrites<'a> {
             return Err(Refusal::NotFound);
         }
         let federating = self.entries.federating_with(trust_domain);
+        if mode == Mode::Restrict && !federating.is_empty() {
+            return Err(Refusal::Referenced(federating.len()));
+        }
+        let entailed = self.entail(&federating, trust_domain, mode);
+        self.after.insert(trust_domain.clone(), None);
+        Ok(entailed)
+    }
+
+    /// Does with these entries what the mode has in store for them.
+    fn entail(&mut self, ids: &[EntryId], trust_domain: &TrustDomain, mode: Mode) -> Entailed {
         let mut entailed = Entailed::default();
         match mode {
-            Mode::Restrict if federating.is_empty() => {}
-            Mode::Restrict => return Err(Refusal::Referenced(federating.len())),
+            Mode::Restrict => {}
             Mode::Dissociate => {
-                let changed = federating.iter();
+                let changed = ids.iter();
                 let changed = changed.filter_map(|id| self.entries.dissociate(id, trust_domain));
                 entailed.dissociated = changed.collect();
             }
             Mode::Delete => {
-                let gone = federating.iter();
+                let gone = ids.iter();
                 entailed.deleted = gone.filter_map(|id| self.entries.delete(id).ok()).collect();
             }
         }
-        self.after.insert(trust_domain.clone(), None);
-        Ok(entailed)
+        entailed
     }
 
     /// All changes in one transaction, with what they rest on; then `answer` holds.

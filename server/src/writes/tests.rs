@@ -2,13 +2,15 @@
 
 use std::time::{Duration, UNIX_EPOCH};
 
-use identity::entry::{EntryDraft, EntryId};
+use identity::bundle::Bundle;
+use identity::entry::{CheckedEntry, DnsName, EntryDraft, EntryId};
 use identity::selector::Selector;
 use identity::spiffe_id::SpiffeId;
 use identity::trust_domain::TrustDomain;
 use runtime::shutdown::Shutdown;
 use runtime::tasks::TaskGroup;
 
+use super::bundles::{BundleWrites, MAX_ENTAILED_BYTES, Mode, ahead};
 use super::entries::EntryWrites;
 use super::*;
 use crate::store::Faults;
@@ -110,4 +112,62 @@ async fn a_record_that_does_not_match_the_index_is_not_waited_for_forever() {
         .await;
     assert!(matches!(outcome, Err(WriteError::Contended(contended)) if contended == key));
     assert!(started.elapsed() < Duration::from_secs(10));
+}
+
+/// An entry of some 15 KiB that federates with a trust domain.
+fn large_draft(number: usize, with: &TrustDomain) -> CheckedEntry {
+    let id = |path: &str| SpiffeId::from_path(&trust_domain(), path).unwrap();
+    let selectors = [Selector::parse("a:b").unwrap()].into_iter().collect();
+    let path = format!("/large/{number}");
+    let mut draft = EntryDraft::new(id(&path), id("/spire/agent/x/1"), selectors);
+    draft.federates_with = [with.clone()].into_iter().collect();
+    let label = "a".repeat(62);
+    let names = (0..75).map(|n| format!("n{n:03}.{label}.{label}.{label}.example"));
+    draft.dns_names = names.map(|name| DnsName::parse(&name).unwrap()).collect();
+    draft.check(&trust_domain()).unwrap()
+}
+
+#[tokio::test]
+async fn a_deletion_of_a_bundle_that_is_cut_short_leaves_it_and_is_gone_on_with() {
+    let (writer, index, _faults, _tasks) = writer().await;
+    let other = TrustDomain::parse("other.org").unwrap();
+    let bundle = Bundle::new(other.clone());
+    let set = |snapshot: &Snapshot| {
+        let mut writes = BundleWrites::new(snapshot);
+        writes.set(&bundle);
+        writes.into_plan(())
+    };
+    writer.write(set).await.unwrap();
+    let entries = |snapshot: &Snapshot| {
+        let mut writes = EntryWrites::new(snapshot);
+        for number in 0..100 {
+            let id = EntryId::parse(&format!("e{number}")).unwrap();
+            let draft = large_draft(number, &other);
+            writes.create(draft, id, UNIX_EPOCH).unwrap();
+        }
+        Plan::Commit(writes.add_to(Txn::new()), ())
+    };
+    writer.write(entries).await.unwrap();
+
+    let ahead =
+        || writer.write(|snapshot| ahead(snapshot, &other, Mode::Dissociate, MAX_ENTAILED_BYTES));
+    let first = ahead().await.unwrap().unwrap().dissociated;
+    assert!((1..100).contains(&first.len()), "{}", first.len());
+    let snapshot = index.snapshot();
+    let left = EntryWrites::new(&snapshot).federating_with(&other).len();
+    assert_eq!(left, 100 - first.len());
+    assert!(
+        snapshot.bundles.get(&other).is_some(),
+        "it goes with the last"
+    );
+
+    // Whoever asked is gone, and asks again.
+    assert!(ahead().await.unwrap().is_none(), "the rest fits");
+    let delete = |snapshot: &Snapshot| {
+        let mut writes = BundleWrites::new(snapshot);
+        let entailed = writes.delete(&other, Mode::Dissociate).unwrap();
+        writes.into_plan(entailed.dissociated.len())
+    };
+    assert_eq!(writer.write(delete).await.unwrap(), left);
+    assert!(index.snapshot().bundles.get(&other).is_none());
 }

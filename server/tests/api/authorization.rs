@@ -6,10 +6,14 @@ use proto::spire::server::entry::GetAuthorizedEntriesRequest;
 use proto::spire::server::entry::entry_client::EntryClient;
 use rcgen::{CertificateParams, KeyPair, SanType};
 use rustls_pki_types::CertificateDer;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 use tonic::Code;
 use tonic::transport::Channel;
 
+use super::downstream::workload;
 use super::support::{Identity, call, entry, start, trust_domain};
+use super::svids::issue;
 
 fn every_rpc() -> Vec<String> {
     let files = FileDescriptorSet::decode(proto::DESCRIPTORS).unwrap();
@@ -127,7 +131,7 @@ async fn an_entry_with_the_flag_admin_administers_over_the_port() {
     let created = server.create(vec![admin, entry(&agent, "/plain")]).await;
     for (result, may) in created.iter().zip([true, false]) {
         let entry_id = &result.entry.as_ref().unwrap().id;
-        let identity = super::svids::issue(&channel, entry_id).await.unwrap();
+        let identity = issue(&channel, entry_id).await.unwrap();
         let caller = server.connect(Some(&identity)).await.unwrap();
         let path = "/spire.api.server.entry.v1.Entry/CountEntries";
         assert_eq!(call(&caller, path).await.is_ok(), may);
@@ -161,4 +165,57 @@ async fn a_certificate_of_somebody_else_does_not_connect() {
         assert_ne!(status.code(), Code::PermissionDenied, "{status:?}");
         assert_ne!(status.code(), Code::Ok);
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_workload_a_server_below_and_an_administrator_may_do_what_is_theirs_and_nothing_else() {
+    let server = start().await;
+    let anyones = ["AttestAgent", "GetBundle"];
+    assert_eq!(allowed(&workload(&server, false).await).await, anyones);
+    let below = [
+        "NewDownstreamX509CA",
+        "PublishJWTAuthority",
+        "PublishWITAuthority",
+    ];
+    let mut theirs = [&anyones[..], &below[..]].concat();
+    theirs.sort_unstable();
+    assert_eq!(allowed(&workload(&server, true).await).await, theirs);
+
+    let (agent, _, channel) = server.agent().await;
+    let mut admin = entry(&agent, "/administrator");
+    admin.admin = true;
+    let created = server.create(vec![admin]).await.remove(0);
+    let identity = issue(&channel, &created.entry.unwrap().id).await.unwrap();
+    let channel = server.connect(Some(&identity)).await.unwrap();
+    // What changes the machine of the server is for those who are on it.
+    let on_the_machine = [
+        "GetInfo",
+        "GetLogger",
+        "ResetLogLevel",
+        "SetLogLevel",
+        "Snapshot",
+    ];
+    let mut local = allowed(&server.admin).await;
+    local.retain(|method| !on_the_machine.contains(&method.as_str()));
+    assert_eq!(allowed(&channel).await, local);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn adv_a_client_that_offers_tls_1_2_alone_is_answered_by_an_alert() {
+    let server = start().await;
+    // What follows the random: no session, two suites of TLS 1.2, no compression, and an extension that
+    // names the curve P-256 and one that names ECDSA with SHA-256.
+    let tail = b"\x00\x00\x04\xc0\x2b\xc0\x2f\x01\x00\x00\x10\
+        \x00\x0a\x00\x04\x00\x02\x00\x17\x00\x0d\x00\x04\x00\x02\x04\x03";
+    let body = [&b"\x03\x03"[..], &[7; 32], tail].concat();
+    let length = u8::try_from(body.len()).unwrap();
+    let hello = [&[1, 0, 0, length][..], &body].concat();
+    let record = [&[22, 3, 1, 0, length + 4][..], &hello].concat();
+    let mut stream = TcpStream::connect(server.addr()).await.unwrap();
+    stream.write_all(&record).await.unwrap();
+    let mut answer = [0; 7];
+    stream.read_exact(&mut answer).await.unwrap();
+    // An alert that is fatal: of the version, or of nothing in common.
+    assert_eq!((answer[0], answer[5]), (21, 2), "{answer:?}");
+    assert!([40, 70].contains(&answer[6]), "{answer:?}");
 }

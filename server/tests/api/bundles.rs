@@ -36,7 +36,7 @@ pub(crate) fn jwt(key_id: &str, expires_at: i64) -> types::JwtKey {
     }
 }
 
-fn bundle(trust_domain: &str) -> types::Bundle {
+pub(crate) fn bundle(trust_domain: &str) -> types::Bundle {
     types::Bundle {
         trust_domain: trust_domain.to_owned(),
         x509_authorities: vec![x509()],
@@ -47,7 +47,7 @@ fn bundle(trust_domain: &str) -> types::Bundle {
     }
 }
 
-type Item = (Code, String);
+pub(crate) type Item = (Code, String);
 
 fn item(status: Option<types::Status>) -> Item {
     let status = status.unwrap();
@@ -63,7 +63,7 @@ fn ok() -> Item {
 }
 
 impl Server {
-    async fn create_bundles(&self, bundle: Vec<types::Bundle>) -> Vec<Item> {
+    pub(crate) async fn create_bundles(&self, bundle: Vec<types::Bundle>) -> Vec<Item> {
         let request = BatchCreateFederatedBundleRequest {
             bundle,
             output_mask: None,
@@ -73,7 +73,7 @@ impl Server {
         results.into_iter().map(|r| item(r.status)).collect()
     }
 
-    async fn delete_bundles(&self, names: &[&str], mode: Mode) -> Vec<Item> {
+    pub(crate) async fn delete_bundles(&self, names: &[&str], mode: Mode) -> Vec<Item> {
         let request = BatchDeleteFederatedBundleRequest {
             trust_domains: names.iter().map(|name| (*name).to_owned()).collect(),
             mode: mode.into(),
@@ -446,4 +446,53 @@ async fn of_two_bundles_set_at_once_the_later_stays() {
     let codes: Vec<_> = results.into_iter().map(|r| item(r.status).0).collect();
     assert_eq!(codes, [Code::Ok, Code::Ok, Code::InvalidArgument]);
     assert_eq!(server.bundle_of("a.org").await.unwrap(), two);
+}
+
+/// An entry of some 15 KiB.
+fn large_entry(path: &str, with: &str) -> types::Entry {
+    let label = "a".repeat(62);
+    let name = |n: usize| format!("n{n:03}.{label}.{label}.{label}.example");
+    types::Entry {
+        federates_with: vec![with.to_owned()],
+        dns_names: (0..75).map(name).collect(),
+        ..entry(&agent_id("x"), path)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bundle_goes_also_when_more_entries_federate_with_it_than_fit_into_one_commit() {
+    let server = start().await;
+    for mode in [Mode::Dissociate, Mode::Delete] {
+        assert_eq!(
+            server.create_bundles(vec![bundle("other.org")]).await,
+            [ok()]
+        );
+        // 18 MiB; a commit takes 16.
+        for batch in 0..6 {
+            let path = |n: usize| format!("/{}-{batch}-{n}", mode.as_str_name());
+            let entries = (0..200)
+                .map(|n| large_entry(&path(n), "other.org"))
+                .collect();
+            let results = server.create(entries).await;
+            assert!(
+                results
+                    .iter()
+                    .all(|result| result.status.as_ref().unwrap().code == 0)
+            );
+        }
+        assert_eq!(server.delete_bundles(&["other.org"], mode).await, [ok()]);
+        assert!(server.bundle_of("other.org").await.is_err());
+    }
+    // Of each what it federates with alone: whole, they are more than one answer holds.
+    let request = ListEntriesRequest {
+        output_mask: Some(types::EntryMask {
+            federates_with: true,
+            ..Default::default()
+        }),
+        ..Default::default()
+    };
+    let left = server.entries().list_entries(request).await.unwrap();
+    let left = left.into_inner().entries;
+    assert_eq!(left.len(), 1_200, "those that were dissociated");
+    assert!(left.iter().all(|entry| entry.federates_with.is_empty()));
 }

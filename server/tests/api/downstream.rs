@@ -45,7 +45,7 @@ pub(crate) async fn new_ca(
     Ok(client.new_downstream_x509ca(request).await?.into_inner())
 }
 
-async fn publish(
+pub(crate) async fn publish(
     channel: &Channel,
     jwt_authority: Option<types::JwtKey>,
 ) -> Result<Vec<types::JwtKey>, Status> {

@@ -11,15 +11,15 @@ use proto::spire::server::svid::svid_client::SvidClient;
 use proto::spire::server::svid::{MintJwtsvidRequest, MintX509svidRequest};
 use proto::spire::types;
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName as Name, DnType, IsCa, KeyPair,
-    KeyUsagePurpose, SanType,
+    BasicConstraints, CertificateParams, CustomExtension, DistinguishedName as Name, DnType, IsCa,
+    KeyPair, KeyUsagePurpose, SanType,
 };
 use runtime::clock::Clock;
 use tonic::{Code, Status};
 
 use super::support::{Server, csr, own, start, start_with, trust_domain};
 
-fn params(uris: &[&str]) -> CertificateParams {
+pub(crate) fn params(uris: &[&str]) -> CertificateParams {
     let mut params = CertificateParams::default();
     params.distinguished_name = Name::new();
     for uri in uris {
@@ -39,7 +39,7 @@ async fn mint_der(server: &Server, csr: Vec<u8>, ttl: i32) -> Result<types::X509
     Ok(answer.into_inner().svid.unwrap())
 }
 
-async fn mint(
+pub(crate) async fn mint(
     server: &Server,
     params: &CertificateParams,
     ttl: i32,
@@ -48,7 +48,7 @@ async fn mint(
     mint_der(server, csr(&key, params), ttl).await
 }
 
-async fn mint_jwt(
+pub(crate) async fn mint_jwt(
     server: &Server,
     id: Option<types::Spiffeid>,
     audience: &[&str],
@@ -164,6 +164,37 @@ async fn refuses_requests_as_spire_refuses_them() {
     let nonsense = mint_der(&server, b"nonsense".to_vec(), 0).await;
     let nonsense = nonsense.unwrap_err();
     assert!(nonsense.message().starts_with("malformed CSR"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dns_name_that_is_not_ascii_is_refused_by_its_name_and_not_left_out() {
+    let server = start().await;
+    for (name, told) in [
+        ("b\u{fc}cher.example".as_bytes(), "b\u{fc}cher.example"),
+        (&b"\xff.example"[..], "\u{fffd}.example"),
+    ] {
+        let names = [
+            tlv(0x86, b"spiffe://example.org/m"),
+            tlv(0x82, b"plain.example"),
+            tlv(0x82, name),
+        ];
+        let mut asked = params(&[]);
+        let names = tlv(0x30, &names.concat());
+        let extension = CustomExtension::from_oid_content(&[2, 5, 29, 17], names);
+        asked.custom_extensions.push(extension);
+        let refused = mint(&server, &asked, 0).await.unwrap_err();
+        assert_eq!(refused.code(), Code::InvalidArgument);
+        let expected = format!(
+            "CSR DNS name is invalid: {told:?} is not ASCII; ask for it in its ASCII form (\"xn--...\")"
+        );
+        assert_eq!(refused.message(), expected);
+    }
+}
+
+/// An element in DER, of less than 128 bytes.
+fn tlv(tag: u8, content: &[u8]) -> Vec<u8> {
+    let length = u8::try_from(content.len()).unwrap();
+    [&[tag, length], content].concat()
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -3,13 +3,6 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, SystemTime};
 
-use proto::spire::server::localauthority::local_authority_client::LocalAuthorityClient;
-use proto::spire::server::localauthority::{
-    ActivateJwtAuthorityRequest, ActivateX509AuthorityRequest, AuthorityState,
-    GetJwtAuthorityStateRequest, GetX509AuthorityStateRequest, PrepareJwtAuthorityRequest,
-    PrepareX509AuthorityRequest, RevokeJwtAuthorityRequest, RevokeX509AuthorityRequest,
-    TaintJwtAuthorityRequest, TaintX509AuthorityRequest,
-};
 use serde_json::Value;
 use tests::api::admin_channel;
 use tests::domain::{Domain, Plan};
@@ -17,6 +10,8 @@ use tests::programs::Make::Signet;
 use tests::simulated::Site;
 use tonic::Status;
 use tonic::transport::Channel;
+
+use super::operator::{Kind, Operator, Step};
 
 /// The longest that a server lives, in milliseconds.
 const LIFE: u64 = 300;
@@ -50,56 +45,17 @@ async fn a_server_killed_while_its_authorities_are_replaced_signs_only_with_what
 
 /// Never returns but with a failure.
 async fn replace_again_and_again(admin: Channel, replaced: &mut usize) -> Status {
-    let mut client = LocalAuthorityClient::new(admin);
+    let mut operator = Operator::new(admin);
     loop {
-        match replace(&mut client).await {
-            Ok(()) => *replaced += 2,
-            Err(status) => return status,
+        for kind in Kind::ALL {
+            for step in Step::ALL {
+                if let Err(status) = operator.take(step, kind).await {
+                    return status;
+                }
+            }
+            *replaced += 1;
         }
     }
-}
-
-async fn replace(client: &mut LocalAuthorityClient<Channel>) -> Result<(), Status> {
-    let id =
-        |state: Option<AuthorityState>| state.map(|state| state.authority_id).unwrap_or_default();
-    let states = client
-        .get_x509_authority_state(GetX509AuthorityStateRequest {})
-        .await?;
-    let old = id(states.into_inner().active);
-    let prepared = client
-        .prepare_x509_authority(PrepareX509AuthorityRequest {})
-        .await?;
-    let authority_id = id(prepared.into_inner().prepared_authority);
-    client
-        .activate_x509_authority(ActivateX509AuthorityRequest { authority_id })
-        .await?;
-    let authority_id = old.clone();
-    client
-        .taint_x509_authority(TaintX509AuthorityRequest { authority_id })
-        .await?;
-    client
-        .revoke_x509_authority(RevokeX509AuthorityRequest { authority_id: old })
-        .await?;
-
-    let states = client
-        .get_jwt_authority_state(GetJwtAuthorityStateRequest {})
-        .await?;
-    let old = id(states.into_inner().active);
-    let prepared = client
-        .prepare_jwt_authority(PrepareJwtAuthorityRequest {})
-        .await?;
-    let authority_id = id(prepared.into_inner().prepared_authority);
-    client
-        .activate_jwt_authority(ActivateJwtAuthorityRequest { authority_id })
-        .await?;
-    let authority_id = old.clone();
-    client
-        .taint_jwt_authority(TaintJwtAuthorityRequest { authority_id })
-        .await?;
-    client
-        .revoke_jwt_authority(RevokeJwtAuthorityRequest { authority_id: old })
-        .await?;
-    Ok(())
 }
 
 /// One authority of each kind signs and at most two live, the bundle has them, no other key is kept, and

@@ -158,3 +158,11 @@ fn an_agent_is_not_confined_if_it_is_told_so_or_has_to_look_at_programs() {
         assert!(line.contains(why), "{line}");
     }
 }
+
+#[test]
+fn only_the_program_of_a_debug_build_can_be_told_where_to_die() {
+    let program = fs::read(signet()).expect("the program");
+    let variable = b"SIGNET_FAILPOINT";
+    let knows = program.windows(variable.len()).any(|part| part == variable);
+    assert_eq!(knows, cfg!(debug_assertions));
+}

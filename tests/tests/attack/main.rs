@@ -9,9 +9,12 @@
 mod agent;
 mod authorities;
 mod crash;
+#[cfg(debug_assertions)]
+mod failpoints;
 mod flood;
 mod handshakes;
 mod hardening;
+mod operator;
 mod peer;
 mod sealed;
 mod socket;

@@ -8,6 +8,7 @@
 )]
 
 mod admin_socket;
+mod audit;
 mod disk;
 mod place;
 mod push;

@@ -12,6 +12,7 @@
 
 mod citations;
 mod confinement;
+mod failpoints;
 mod licence;
 mod packages;
 mod rust;

@@ -9,6 +9,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use attestors::node::{join_token, k8s_psat};
+use bytes::Bytes;
 use futures_util::{Stream, StreamExt, stream};
 use identity::spiffe_id::SpiffeId;
 use identity::x509::Csr;
@@ -27,6 +28,7 @@ use super::super::convert::id_to_proto;
 use super::super::status;
 use crate::audit::Event;
 use crate::authority::{IssuedX509Svid, Subject, X509SvidRequest};
+use crate::errand;
 use crate::records::to_seconds;
 
 /// An agent that proved itself and is on record.
@@ -35,6 +37,9 @@ struct Admitted {
     issued: IssuedX509Svid,
     reattestable: bool,
 }
+
+/// The path of the RPC, for the audit trail.
+const ATTEST: &str = "/spire.api.server.agent.v1.Agent/AttestAgent";
 
 /// What an agent is answered: a challenge, if its attestor has one, and the SVID.
 pub(super) type Answers = Pin<Box<dyn Stream<Item = Result<AttestAgentResponse, Status>> + Send>>;
@@ -97,14 +102,35 @@ fn challenge(
     let services = Arc::clone(services);
     let question = challenged.message();
     let conclusion = async move {
-        let attestor = challenged.attestor();
-        let answer = challenge::answer(&mut requests).await?;
-        let attested = challenged.conclude(&caller, &answer).await?;
-        let admitted = proven::admit(&services, &caller, attestor, attested, &csr).await?;
-        record(&services, &caller, attestor, &admitted);
-        Ok(response(&admitted))
+        let tasks = services.tasks.clone();
+        let answer = challenge::answer(&mut requests).await;
+        let conclusion = async move {
+            let concluded = conclude(&services, &caller, challenged, answer, &csr).await;
+            concluded.inspect_err(|status| {
+                services
+                    .audit
+                    .record(&caller, status::refusal(ATTEST, status));
+            })
+        };
+        // The stream may be dropped between the commit and its line in the audit trail.
+        let concluded = errand::run(&tasks, "attestation", conclusion).await;
+        concluded.unwrap_or_else(|| Err(Status::internal("the attestation was cut short")))
     };
     Box::pin(stream::iter([Ok(question)]).chain(stream::once(conclusion)))
+}
+
+async fn conclude(
+    services: &Services,
+    caller: &Caller,
+    challenged: Challenged,
+    answer: Result<Bytes, Status>,
+    csr: &Csr,
+) -> Result<AttestAgentResponse, Status> {
+    let attestor = challenged.attestor();
+    let attested = challenged.conclude(caller, &answer?).await?;
+    let admitted = proven::admit(services, caller, attestor, attested, csr).await?;
+    record(services, caller, attestor, &admitted);
+    Ok(response(&admitted))
 }
 
 fn record(services: &Services, caller: &Caller, attestor: &'static str, admitted: &Admitted) {

@@ -19,6 +19,34 @@ pub(crate) enum Role {
 
 const OPERATOR: &[Role] = &[Local, Admin];
 
+/// The RPCs that tell something and leave everything as it is. Every other one changes or issues: each call
+/// of it leaves an event in the audit trail, whether it is let through or not, and runs to its end.
+const TELLING: &[&str] = &[
+    "CountAgents",
+    "ListAgents",
+    "GetAgent",
+    "GetBundle",
+    "GetFederatedBundle",
+    "CountBundles",
+    "ListFederatedBundles",
+    "CountEntries",
+    "ListEntries",
+    "GetEntry",
+    "GetAuthorizedEntries",
+    "SyncAuthorizedEntries",
+    "ListFederationRelationships",
+    "GetFederationRelationship",
+    "GetJWTAuthorityState",
+    "GetX509AuthorityState",
+    "GetWITAuthorityState",
+    "GetLogger",
+    "GetInfo",
+    "Follow",
+    "Check",
+    "List",
+    "Watch",
+];
+
 type Row = (&'static str, &'static [(&'static str, &'static [Role])]);
 
 const TABLE: &[Row] = &[
@@ -142,6 +170,8 @@ pub(crate) struct Rpc {
     pub(crate) method: &'static str,
     pub(crate) service: &'static str,
     pub(crate) roles: &'static [Role],
+    /// Whether it changes or issues something.
+    pub(crate) acts: bool,
 }
 
 /// Finds the row of a request path, `/package.Service/Method`.
@@ -153,6 +183,7 @@ pub(crate) fn rpc(path: &str) -> Option<Rpc> {
         method,
         service,
         roles,
+        acts: !TELLING.contains(method),
     })
 }
 
@@ -213,6 +244,15 @@ mod tests {
             "Entry/GetEntry",
         ] {
             assert!(rpc(path).is_none(), "{path}");
+        }
+    }
+
+    #[test]
+    fn every_rpc_that_only_tells_has_a_row_and_one_name_is_that_of_one_rpc() {
+        let all: Vec<_> = TABLE.iter().flat_map(|(_, rows)| rows.iter()).collect();
+        for telling in TELLING {
+            let named = all.iter().filter(|(method, _)| method == telling);
+            assert_eq!(named.count(), 1, "{telling}");
         }
     }
 

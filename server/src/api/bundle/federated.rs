@@ -18,7 +18,14 @@ use super::super::convert::bundle::{from_proto, to_proto};
 use super::super::status;
 use crate::audit::{BundleTurn, Event};
 use crate::index::Snapshot;
-use crate::writes::bundles::{BundleWrites, Entailed, Mode, Refusal};
+use crate::writes::WriteError;
+use crate::writes::bundles::{BundleWrites, Entailed, MAX_ENTAILED_BYTES, Mode, Refusal, ahead};
+
+// The paths of the RPCs, for the audit trail.
+const CREATE: &str = "/spire.api.server.bundle.v1.Bundle/BatchCreateFederatedBundle";
+const UPDATE: &str = "/spire.api.server.bundle.v1.Bundle/BatchUpdateFederatedBundle";
+const SET: &str = "/spire.api.server.bundle.v1.Bundle/BatchSetFederatedBundle";
+const DELETE: &str = "/spire.api.server.bundle.v1.Bundle/BatchDeleteFederatedBundle";
 
 /// An item that was read, or the status it is refused with already.
 type Item<T> = Result<T, Status>;
@@ -31,12 +38,21 @@ pub(super) async fn create(
     let items = read_all(services, &request.bundle, "creating");
     let create = |writes: &mut BundleWrites<'_>, bundle: &Bundle| writes.create(bundle);
     let outcomes = write(services, "unable to create bundle", &items, create).await?;
-    let answer = Answer::new(services, caller, BundleTurn::Created, request.output_mask);
-    let result = |outcome| {
-        let (status, bundle) = answer.of(outcome);
+    let answer = Answer::new(
+        services,
+        caller,
+        (BundleTurn::Created, CREATE),
+        request.output_mask.as_ref(),
+    );
+    let result = |(outcome, asked)| {
+        let (status, bundle) = answer.of(outcome, asked);
         batch_create_federated_bundle_response::Result { status, bundle }
     };
-    Ok(outcomes.into_iter().map(result).collect())
+    Ok(outcomes
+        .into_iter()
+        .zip(&request.bundle)
+        .map(result)
+        .collect())
 }
 
 pub(super) async fn update(
@@ -50,12 +66,21 @@ pub(super) async fn update(
         writes.update(&bundle.trust_domain, |stored| patch(stored, bundle, mask))
     };
     let outcomes = write(services, "failed to update bundle", &items, update).await?;
-    let answer = Answer::new(services, caller, BundleTurn::Updated, request.output_mask);
-    let result = |outcome| {
-        let (status, bundle) = answer.of(outcome);
+    let answer = Answer::new(
+        services,
+        caller,
+        (BundleTurn::Updated, UPDATE),
+        request.output_mask.as_ref(),
+    );
+    let result = |(outcome, asked)| {
+        let (status, bundle) = answer.of(outcome, asked);
         batch_update_federated_bundle_response::Result { status, bundle }
     };
-    Ok(outcomes.into_iter().map(result).collect())
+    Ok(outcomes
+        .into_iter()
+        .zip(&request.bundle)
+        .map(result)
+        .collect())
 }
 
 /// Creates or replaces. Of two bundles of one trust domain the later one stays.
@@ -67,12 +92,21 @@ pub(super) async fn set(
     let items = read_all(services, &request.bundle, "setting");
     let set = |writes: &mut BundleWrites<'_>, bundle: &Bundle| Ok(writes.set(bundle));
     let outcomes = write(services, "failed to set bundle", &items, set).await?;
-    let answer = Answer::new(services, caller, BundleTurn::Set, request.output_mask);
-    let result = |outcome| {
-        let (status, bundle) = answer.of(outcome);
+    let answer = Answer::new(
+        services,
+        caller,
+        (BundleTurn::Set, SET),
+        request.output_mask.as_ref(),
+    );
+    let result = |(outcome, asked)| {
+        let (status, bundle) = answer.of(outcome, asked);
         batch_set_federated_bundle_response::Result { status, bundle }
     };
-    Ok(outcomes.into_iter().map(result).collect())
+    Ok(outcomes
+        .into_iter()
+        .zip(&request.bundle)
+        .map(result)
+        .collect())
 }
 
 pub(super) async fn delete(
@@ -97,10 +131,16 @@ pub(super) async fn delete(
         Ok((trust_domain.clone(), entailed))
     };
     let what = "failed to delete federated bundle";
+    let room = MAX_ENTAILED_BYTES / items.len().max(1);
+    for trust_domain in items.iter().flatten() {
+        clear_the_way(services, caller, trust_domain, mode, room)
+            .await
+            .map_err(|error| status::write(what, &error))?;
+    }
     let outcomes = write(services, what, &items, remove).await?;
     let result = |(outcome, trust_domain): (Item<(TrustDomain, Entailed)>, String)| {
         let status = match outcome {
-            Err(status) => status::item(&status),
+            Err(status) => status::refused_item(services, caller, (DELETE, &trust_domain), &status),
             Ok((trust_domain, entailed)) => {
                 tell(services, caller, &trust_domain, &entailed);
                 status::ok()
@@ -113,6 +153,22 @@ pub(super) async fn delete(
     };
     let outcomes = outcomes.into_iter().zip(request.trust_domains);
     Ok(outcomes.map(result).collect())
+}
+
+/// Lets entries go, or stay without the bundle, until those that are left fit into one commit with its
+/// deletion.
+async fn clear_the_way(
+    services: &Services,
+    caller: &Caller,
+    trust_domain: &TrustDomain,
+    mode: Mode,
+    room: usize,
+) -> Result<(), WriteError> {
+    let plan = |snapshot: &Snapshot| ahead(snapshot, trust_domain, mode, room);
+    while let Some(entailed) = services.writer.write(plan).await? {
+        tell_entailed(services, caller, &entailed);
+    }
+    Ok(())
 }
 
 /// Applies the items that could be read, in order, and makes one transaction of what came of them.
@@ -139,16 +195,17 @@ async fn write<T, R>(
 struct Answer<'a> {
     services: &'a Services,
     caller: &'a Caller,
-    turn: BundleTurn,
-    mask: Option<types::BundleMask>,
+    /// What becomes of the bundles, and by which RPC.
+    turn: (BundleTurn, &'static str),
+    mask: Option<&'a types::BundleMask>,
 }
 
 impl<'a> Answer<'a> {
     fn new(
         services: &'a Services,
         caller: &'a Caller,
-        turn: BundleTurn,
-        mask: Option<types::BundleMask>,
+        turn: (BundleTurn, &'static str),
+        mask: Option<&'a types::BundleMask>,
     ) -> Self {
         Self {
             services,
@@ -158,13 +215,22 @@ impl<'a> Answer<'a> {
         }
     }
 
-    fn of(&self, outcome: Item<Bundle>) -> (Option<types::Status>, Option<types::Bundle>) {
+    fn of(
+        &self,
+        outcome: Item<Bundle>,
+        asked: &types::Bundle,
+    ) -> (Option<types::Status>, Option<types::Bundle>) {
+        let (turn, method) = self.turn;
         match outcome {
-            Err(status) => (Some(status::item(&status)), None),
+            Err(status) => {
+                let what = (method, asked.trust_domain.as_str());
+                let status = status::refused_item(self.services, self.caller, what, &status);
+                (Some(status), None)
+            }
             Ok(bundle) => {
-                let event = Event::Bundle(self.turn, &bundle.trust_domain);
+                let event = Event::Bundle(turn, &bundle.trust_domain);
                 self.services.audit.record(self.caller, event);
-                let bundle = to_proto(&bundle, self.mask.as_ref());
+                let bundle = to_proto(&bundle, self.mask);
                 (Some(status::ok()), Some(bundle))
             }
         }
@@ -172,14 +238,18 @@ impl<'a> Answer<'a> {
 }
 
 fn tell(services: &Services, caller: &Caller, trust_domain: &TrustDomain, entailed: &Entailed) {
+    tell_entailed(services, caller, entailed);
+    let event = Event::Bundle(BundleTurn::Deleted, trust_domain);
+    services.audit.record(caller, event);
+}
+
+fn tell_entailed(services: &Services, caller: &Caller, entailed: &Entailed) {
     for entry in &entailed.dissociated {
         services.audit.record(caller, Event::EntryUpdated(entry));
     }
     for entry in &entailed.deleted {
         services.audit.record(caller, Event::EntryDeleted(entry));
     }
-    let event = Event::Bundle(BundleTurn::Deleted, trust_domain);
-    services.audit.record(caller, event);
 }
 
 /// Takes the fields that the mask names; none means all.

@@ -20,6 +20,11 @@ use crate::writes::entries::{EntryWrites, Refusal};
 
 type Outcome = Result<Entry, Refusal>;
 
+// The paths of the RPCs, for the audit trail.
+const CREATE: &str = "/spire.api.server.entry.v1.Entry/BatchCreateEntry";
+const UPDATE: &str = "/spire.api.server.entry.v1.Entry/BatchUpdateEntry";
+const DELETE: &str = "/spire.api.server.entry.v1.Entry/BatchDeleteEntry";
+
 /// An item that was read, or the status it is refused with already.
 type Item<T> = Result<T, Status>;
 
@@ -42,15 +47,18 @@ pub(super) async fn create(
     let outcomes = services.writer.write(plan).await;
     let outcomes = outcomes.map_err(|error| status::write("failed to create entry", &error))?;
     let mask = Mask(request.output_mask.as_ref());
-    let result = |outcome: Item<Outcome>| {
+    let result = |(outcome, asked): (Item<Outcome>, &types::Entry)| {
+        let path = asked.spiffe_id.as_ref().map_or("", |id| id.path.as_str());
+        let refused =
+            |status: &Status| status::refused_item(services, caller, (CREATE, path), status);
         let (status, entry) = match outcome {
-            Err(status) => (status::item(&status), None),
+            Err(status) => (refused(&status), None),
             Ok(Ok(entry)) => {
                 services.audit.record(caller, Event::EntryCreated(&entry));
                 (status::ok(), Some(to_proto(&entry, mask)))
             }
             Ok(Err(refusal)) => {
-                let status = status::item(&status::not_created(&refusal));
+                let status = refused(&status::not_created(&refusal));
                 let similar = match &refusal {
                     Refusal::Similar(entry) => Some(to_proto(entry, mask)),
                     _ => None,
@@ -63,7 +71,11 @@ pub(super) async fn create(
             entry,
         }
     };
-    Ok(outcomes.into_iter().map(result).collect())
+    Ok(outcomes
+        .into_iter()
+        .zip(&request.entries)
+        .map(result)
+        .collect())
 }
 
 pub(super) async fn update(
@@ -90,21 +102,27 @@ pub(super) async fn update(
     let outcomes = services.writer.write(plan).await;
     let outcomes = outcomes.map_err(|error| status::write("failed to update entry", &error))?;
     let mask = Mask(request.output_mask.as_ref());
-    let result = |outcome: Item<Outcome>| {
+    let result = |(outcome, asked): (Item<Outcome>, &types::Entry)| {
+        let refused =
+            |status: &Status| status::refused_item(services, caller, (UPDATE, &asked.id), status);
         let (status, entry) = match outcome {
-            Err(status) => (status::item(&status), None),
+            Err(status) => (refused(&status), None),
             Ok(Ok(entry)) => {
                 services.audit.record(caller, Event::EntryUpdated(&entry));
                 (status::ok(), Some(to_proto(&entry, mask)))
             }
-            Ok(Err(refusal)) => (status::item(&status::not_updated(&refusal)), None),
+            Ok(Err(refusal)) => (refused(&status::not_updated(&refusal)), None),
         };
         batch_update_entry_response::Result {
             status: Some(status),
             entry,
         }
     };
-    Ok(outcomes.into_iter().map(result).collect())
+    Ok(outcomes
+        .into_iter()
+        .zip(&request.entries)
+        .map(result)
+        .collect())
 }
 
 pub(super) async fn delete(
@@ -123,13 +141,15 @@ pub(super) async fn delete(
     let outcomes = services.writer.write(plan).await;
     let outcomes = outcomes.map_err(|error| status::write("failed to delete entry", &error))?;
     let result = |(outcome, id): (Item<Outcome>, String)| {
+        let refused =
+            |status: &Status| status::refused_item(services, caller, (DELETE, &id), status);
         let status = match outcome {
-            Err(status) => status::item(&status),
+            Err(status) => refused(&status),
             Ok(Ok(entry)) => {
                 services.audit.record(caller, Event::EntryDeleted(&entry));
                 status::ok()
             }
-            Ok(Err(_)) => status::item(&Status::not_found("entry not found")),
+            Ok(Err(_)) => refused(&Status::not_found("entry not found")),
         };
         batch_delete_entry_response::Result {
             status: Some(status),

@@ -22,10 +22,14 @@ use crate::records::to_seconds;
 /// The largest batch. SPIRE's agents send no more.
 const MAX_BATCH: usize = 500;
 
+/// The path of the RPC, for the audit trail.
+const NEW: &str = "/spire.api.server.svid.v1.SVID/BatchNewX509SVID";
+
 type Results = Vec<batch_new_x509svid_response::Result>;
 
 /// One item: what was asked for, and the entry if the agent may have it.
 struct Item {
+    asked: String,
     entry: Result<StoredEntry, Status>,
     csr: bytes::Bytes,
 }
@@ -56,6 +60,7 @@ pub(super) async fn issue(
             Item {
                 entry: check(&param, entry),
                 csr: param.csr,
+                asked: param.entry_id,
             }
         })
         .collect();
@@ -92,7 +97,13 @@ fn one(
         .and_then(|entry| sign(services, agent, &entry, &item.csr, now));
     let (status, svid) = match signed {
         Ok(svid) => (status::ok(), Some(svid)),
-        Err(status) => (status::item(&status), None),
+        Err(status) => {
+            let what = (NEW, item.asked.as_str());
+            (
+                status::refused_item(services, agent.id(), what, &status),
+                None,
+            )
+        }
     };
     batch_new_x509svid_response::Result {
         status: Some(status),

@@ -45,13 +45,14 @@ pub(super) fn x509(
     let name = csr
         .subject()
         .map_err(|error| status::invalid("CSR subject is invalid", &error))?;
+    let name = Some(&name).filter(|name| !name.is_empty());
     let wanted = X509SvidRequest {
         id: &id,
         public_key: csr.public_key(),
         dns_names: &dns_names,
         ttl: ttl(request.ttl, services.ttls.x509_svid),
         subject: Subject::Workload,
-        name: Some(&name).filter(|name| !name.is_empty()),
+        name,
     };
     let issued = services
         .authorities
@@ -61,6 +62,8 @@ pub(super) fn x509(
         id: &id,
         serial: &issued.serial,
         not_after: issued.not_after,
+        dns_names: &dns_names,
+        subject: name,
     };
     services.audit.record(caller, event);
     Ok(types::X509svid {
@@ -139,6 +142,11 @@ fn spiffe_id(csr: &Csr, own: &TrustDomain) -> Result<SpiffeId, Status> {
 }
 
 fn dns_names(csr: &Csr) -> Result<Vec<DnsName>, Status> {
+    if let Some(name) = csr.foreign_dns_names().first() {
+        return Err(Status::invalid_argument(format!(
+            "CSR DNS name is invalid: {name:?} is not ASCII; ask for it in its ASCII form (\"xn--...\")"
+        )));
+    }
     if csr.dns_names().len() > MAX_DNS_NAMES {
         return Err(Status::invalid_argument(format!(
             "CSR has too many DNS names, the maximum is {MAX_DNS_NAMES}"

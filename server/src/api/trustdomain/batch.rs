@@ -20,6 +20,14 @@ use crate::index::Snapshot;
 use crate::writes::Plan;
 use crate::writes::relationships::{Patch, Refusal, RelationshipWrites};
 
+// The paths of the RPCs, for the audit trail.
+const CREATE: &str =
+    "/spire.api.server.trustdomain.v1.TrustDomain/BatchCreateFederationRelationship";
+const UPDATE: &str =
+    "/spire.api.server.trustdomain.v1.TrustDomain/BatchUpdateFederationRelationship";
+const DELETE: &str =
+    "/spire.api.server.trustdomain.v1.TrustDomain/BatchDeleteFederationRelationship";
+
 /// An item that was read, or the status it is refused with already.
 type Item<T> = Result<T, Status>;
 
@@ -51,24 +59,26 @@ pub(super) async fn create(
         "failed to create federation relationship",
         |writes, (relationship, seed)| writes.create(relationship, seed.as_ref()),
     );
-    let mask = request.output_mask.as_ref();
-    let result = |outcome| {
+    let telling = Telling {
+        services,
+        caller,
+        edit: (Edit::Created, CREATE),
+        mask: request.output_mask.as_ref(),
+    };
+    let result = |(outcome, asked)| {
         let refused = |refusal: Refusal| {
             Status::internal(format!(
                 "failed to create federation relationship: {refusal}"
             ))
         };
-        let (status, federation_relationship) = told(outcome, mask, refused, |trust_domain| {
-            services
-                .audit
-                .record(caller, Event::Relationship(Edit::Created, trust_domain));
-        });
+        let (status, federation_relationship) = telling.told(outcome, asked, refused);
         batch_create_federation_relationship_response::Result {
             status: Some(status),
             federation_relationship,
         }
     };
-    Ok(written.await?.into_iter().map(result).collect())
+    let asked = &request.federation_relationships;
+    Ok(written.await?.into_iter().zip(asked).map(result).collect())
 }
 
 pub(super) async fn update(
@@ -102,8 +112,13 @@ pub(super) async fn update(
         "failed to update federation relationship",
         |writes, (patch, seed)| writes.update(patch, seed.as_ref()),
     );
-    let mask = request.output_mask.as_ref();
-    let result = |outcome| {
+    let telling = Telling {
+        services,
+        caller,
+        edit: (Edit::Updated, UPDATE),
+        mask: request.output_mask.as_ref(),
+    };
+    let result = |(outcome, asked)| {
         // SPIRE's code and words; it has no other for what is not there.
         let refused = |_not_found: Refusal| {
             Status::internal(
@@ -111,17 +126,14 @@ pub(super) async fn update(
                  relationship: record not found",
             )
         };
-        let (status, federation_relationship) = told(outcome, mask, refused, |trust_domain| {
-            services
-                .audit
-                .record(caller, Event::Relationship(Edit::Updated, trust_domain));
-        });
+        let (status, federation_relationship) = telling.told(outcome, asked, refused);
         batch_update_federation_relationship_response::Result {
             status: Some(status),
             federation_relationship,
         }
     };
-    Ok(written.await?.into_iter().map(result).collect())
+    let asked = &request.federation_relationships;
+    Ok(written.await?.into_iter().zip(asked).map(result).collect())
 }
 
 pub(super) async fn delete(
@@ -148,6 +160,8 @@ pub(super) async fn delete(
     let outcomes = outcomes
         .map_err(|error| status::write("failed to delete federation relationship", &error))?;
     let result = |((outcome, item), asked): ((Deleted, &Item<TrustDomain>), &String)| {
+        let refused =
+            |status: &Status| status::refused_item(services, caller, (DELETE, asked), status);
         let status = match (outcome, item) {
             (Ok(Ok(())), Ok(trust_domain)) => {
                 services
@@ -155,9 +169,9 @@ pub(super) async fn delete(
                     .record(caller, Event::Relationship(Edit::Deleted, trust_domain));
                 status::ok()
             }
-            (Ok(Err(refusal)), _) => status::item(&Status::not_found(refusal.to_string())),
-            (Err(status), _) => status::item(&status),
-            (_, Err(status)) => status::item(status),
+            (Ok(Err(refusal)), _) => refused(&Status::not_found(refusal.to_string())),
+            (Err(status), _) => refused(&status),
+            (_, Err(status)) => refused(status),
         };
         // What was asked for by its SPIFFE ID is answered by its name, as SPIRE does.
         let trust_domain = item
@@ -215,19 +229,35 @@ fn planned<T>(writes: RelationshipWrites<'_>, outcomes: T) -> Plan<T> {
     }
 }
 
-fn told(
-    outcome: Item<Result<Written, Refusal>>,
-    mask: Option<&FederationRelationshipMask>,
-    refused: impl FnOnce(Refusal) -> Status,
-    record: impl FnOnce(&TrustDomain),
-) -> (proto::spire::types::Status, Option<FederationRelationship>) {
-    match outcome {
-        Err(status) => (status::item(&status), None),
-        Ok(Err(refusal)) => (status::item(&refused(refusal)), None),
-        Ok(Ok((relationship, bundle))) => {
-            record(&relationship.trust_domain);
-            let message = to_proto(&relationship, bundle.as_ref(), mask);
-            (status::ok(), Some(message))
+/// What is answered for each relationship that was written.
+struct Telling<'a> {
+    services: &'a Services,
+    caller: &'a Caller,
+    /// What becomes of the relationships, and by which RPC.
+    edit: (Edit, &'static str),
+    mask: Option<&'a FederationRelationshipMask>,
+}
+
+impl Telling<'_> {
+    fn told(
+        &self,
+        outcome: Item<Result<Written, Refusal>>,
+        asked: &FederationRelationship,
+        refused: impl FnOnce(Refusal) -> Status,
+    ) -> (proto::spire::types::Status, Option<FederationRelationship>) {
+        let (edit, method) = self.edit;
+        match outcome.and_then(|written| written.map_err(refused)) {
+            Err(status) => {
+                let what = (method, asked.trust_domain.as_str());
+                let status = status::refused_item(self.services, self.caller, what, &status);
+                (status, None)
+            }
+            Ok((relationship, bundle)) => {
+                let event = Event::Relationship(edit, &relationship.trust_domain);
+                self.services.audit.record(self.caller, event);
+                let message = to_proto(&relationship, bundle.as_ref(), self.mask);
+                (status::ok(), Some(message))
+            }
         }
     }
 }

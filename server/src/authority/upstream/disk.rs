@@ -13,6 +13,7 @@ use identity::x509::{
 };
 use parking_lot::Mutex;
 use runtime::{
+    failpoint,
     files::{FileError, read_limited},
     report,
 };
@@ -119,8 +120,10 @@ impl Disk {
                 Arc::clone(&self.last.lock())
             }
         };
+        failpoint::reach("upstream", "read");
         let (issuer, ends) = (&loaded.certificate, loaded.ends);
         let certificate = sign_below(issuer, &loaded.signer, &request, ends, now)?;
+        failpoint::reach("upstream", "signed");
         let mut chain = vec![certificate];
         chain.extend_from_slice(&loaded.chain);
         Ok(Minted {

@@ -3,6 +3,7 @@
 use std::sync::{Arc, atomic::Ordering};
 
 use redb::{Database, ReadableTable as _, Table};
+use runtime::failpoint;
 
 use super::{
     Committed, Current, Feed, Key, NUMBERS, Poison, RECORDS, REVISION, Revision, StoreError, Txn,
@@ -107,6 +108,7 @@ impl Writer {
         expected: usize,
     ) -> Result<(), redb::Error> {
         let write = database.begin_write()?;
+        failpoint::reach("store", "begun");
         let mut revision = self.revision;
         {
             let mut records = write.open_table(RECORDS)?;
@@ -132,7 +134,9 @@ impl Writer {
             write
                 .open_table(NUMBERS)?
                 .insert(REVISION, revision.number())?;
+            failpoint::reach("store", "written");
             write.commit()?;
+            failpoint::reach("store", "durable");
         }
         Ok(())
     }
@@ -162,6 +166,7 @@ impl Writer {
         }
         if !changes.is_empty() {
             self.feed.publish(changes);
+            failpoint::reach("store", "told");
         }
         for (answer, room, outcome) in answers {
             drop(room);
