@@ -92,7 +92,14 @@ impl Plan {
     }
 
     pub fn start(self) -> Domain {
-        Domain::start(self)
+        let domain = Domain::begin(self);
+        domain.wait_for_server();
+        domain
+    }
+
+    /// Starts the server, and does not wait for anything.
+    pub fn begin(self) -> Domain {
+        Domain::begin(self)
     }
 }
 
@@ -106,19 +113,17 @@ pub struct Domain {
 }
 
 impl Domain {
-    fn start(plan: Plan) -> Self {
+    fn begin(plan: Plan) -> Self {
         let folder = open_folder(tempfile::Builder::new().prefix("signet-").tempdir());
         let port = free_port();
         write_server_config(&plan, folder.path(), port);
         let server = start_server(&plan, folder.path());
-        let domain = Self {
+        Self {
             plan,
             port,
             server,
             folder,
-        };
-        domain.wait_for_server();
-        domain
+        }
     }
 
     pub fn folder(&self) -> &Path {
