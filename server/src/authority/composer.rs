@@ -40,7 +40,45 @@ fn unique_id(id: &SpiffeId) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use identity::key::PublicKey;
+    use rcgen::{KeyPair, PublicKeyData as _};
+
     use super::*;
+
+    #[test]
+    fn a_workload_alone_gets_a_subject_of_its_own() {
+        let key = KeyPair::generate().unwrap();
+        let public_key = PublicKey::from_spki_der(&key.subject_public_key_info()).unwrap();
+        let id = SpiffeId::parse("spiffe://example.org/workload").unwrap();
+        let asked = DistinguishedName::default().with(Attribute::CommonName, "asked");
+        let named = |subject, name| {
+            let request = X509SvidRequest {
+                id: &id,
+                public_key: &public_key,
+                dns_names: &[],
+                ttl: Duration::from_secs(60),
+                subject,
+                name,
+            };
+            let name = Composer::UniqueId.name(&request)?;
+            let attributes = name.iter().map(|(attribute, _)| attribute);
+            Some(attributes.collect::<Vec<_>>())
+        };
+        let (usual, last) = (leaf_name(), Attribute::UniqueIdentifier);
+        let usual = usual.iter().map(|(attribute, _)| attribute);
+        assert_eq!(
+            named(Subject::Workload, None),
+            Some(usual.chain([last]).collect())
+        );
+        assert_eq!(
+            named(Subject::Workload, Some(&asked)),
+            Some(vec![Attribute::CommonName, last])
+        );
+        assert_eq!(named(Subject::Agent, None), None);
+        assert_eq!(named(Subject::Server, None), None);
+    }
 
     #[test]
     fn a_unique_id_is_half_of_a_hash_of_the_spiffe_id() {

@@ -65,12 +65,12 @@ impl Authorities {
         upstream: &Upstream,
         taken: &mut Option<Bundle>,
     ) -> Result<(), RotateError> {
-        let above = upstream.bundle().await?;
-        if above.is_some() && above != *taken {
-            if let Some(above) = &above {
-                self.mirror(above).await?;
-            }
-            *taken = above;
+        let Some(above) = upstream.bundle().await? else {
+            return Ok(());
+        };
+        if taken.as_ref() != Some(&above) {
+            self.mirror(&above).await?;
+            *taken = Some(above);
         }
         Ok(())
     }

@@ -14,8 +14,9 @@ use rcgen::{KeyPair, PublicKeyData as _};
 use super::*;
 use crate::authority::upstream::tests::Beside;
 
-/// How long authorities live, and SVIDs.
+/// How long authorities live: where time itself replaces them, and where an operator does.
 const CA_TTL: Duration = Duration::from_secs(60);
+const LONG_CA_TTL: Duration = Duration::from_secs(3_600);
 const SVID_TTL: Duration = Duration::from_secs(10);
 const TEN_MINUTES: Duration = Duration::from_secs(600);
 /// How long a change above may take to come below: two polls, and what is done after each.
@@ -30,12 +31,13 @@ struct Layer {
 
 impl Layer {
     async fn start(above: Option<&Self>, clock: &Clock) -> Self {
-        Self::start_with(above, Store::memory(), Keys::memory(), clock).await
+        Self::start_for(CA_TTL, above, clock).await
     }
 
-    async fn start_with(above: Option<&Self>, store: Store, keys: Keys, clock: &Clock) -> Self {
+    async fn start_for(ca_ttl: Duration, above: Option<&Self>, clock: &Clock) -> Self {
+        let (store, keys) = (Store::memory(), Keys::memory());
         let config = Config {
-            ca_ttl: CA_TTL,
+            ca_ttl,
             server_svid_ttl: SVID_TTL,
             upstream: above.map(Self::as_upstream),
             ..Config::new(own())
@@ -141,9 +143,9 @@ async fn through_ten_minutes_every_svid_at_the_bottom_of_three_leads_to_the_top(
 #[tokio::test(start_paused = true)]
 async fn a_root_that_is_replaced_tainted_and_revoked_above_is_so_two_servers_below() {
     let clock = Clock::simulated(now());
-    let top = Layer::start(None, &clock).await;
-    let middle = Layer::start(Some(&top), &clock).await;
-    let bottom = Layer::start(Some(&middle), &clock).await;
+    let top = Layer::start_for(LONG_CA_TTL, None, &clock).await;
+    let middle = Layer::start_for(LONG_CA_TTL, Some(&top), &clock).await;
+    let bottom = Layer::start_for(LONG_CA_TTL, Some(&middle), &clock).await;
     let authorities = &top.server.authorities;
     let leaked = bottom.svid(clock.now()).unwrap();
     let (first, second) = top.replace(Kind::X509).await;
@@ -169,8 +171,8 @@ async fn a_root_that_is_replaced_tainted_and_revoked_above_is_so_two_servers_bel
 #[tokio::test(start_paused = true)]
 async fn nothing_is_tainted_below_before_what_signs_there_is_sound() {
     let clock = Clock::simulated(now());
-    let top = Layer::start(None, &clock).await;
-    let below = Layer::start(Some(&top), &clock).await;
+    let top = Layer::start_for(LONG_CA_TTL, None, &clock).await;
+    let below = Layer::start_for(LONG_CA_TTL, Some(&top), &clock).await;
     let (first, second) = top.replace(Kind::X509).await;
     clock.sleep(POLLED).await;
     let authorities = &top.server.authorities;
@@ -246,8 +248,8 @@ async fn a_first_start_waits_for_the_upstream_authority() {
 #[tokio::test(start_paused = true)]
 async fn what_an_operator_took_out_here_alone_does_not_come_back_by_itself() {
     let clock = Clock::simulated(now());
-    let top = Layer::start(None, &clock).await;
-    let below = Layer::start(Some(&top), &clock).await;
+    let top = Layer::start_for(LONG_CA_TTL, None, &clock).await;
+    let below = Layer::start_for(LONG_CA_TTL, Some(&top), &clock).await;
     let (first, _) = top.replace(Kind::X509).await;
     clock.sleep(POLLED).await;
     below.replace(Kind::X509).await;
