@@ -18,9 +18,9 @@ use tests::programs::Make::{self, Signet, Spire};
 use tests::workload::Workload;
 use tonic::transport::Channel;
 
-/// How long the towers stand.
+/// How long the tower stands.
 const TWO_MINUTES: Duration = Duration::from_secs(120);
-/// How often the workload at their bottom is looked at.
+/// How often the workload at its bottom is looked at.
 const INTERVAL: Duration = Duration::from_millis(100);
 
 /// A server with an agent, which makes the next server below known.
@@ -284,20 +284,12 @@ fn our_server_waits_for_its_first_authority_until_it_may_have_one() {
 /// has then.
 #[test]
 fn through_two_minutes_of_rotation_every_svid_at_the_bottom_leads_to_the_top() {
-    if !has_spire() {
-        return;
-    }
-    std::thread::scope(|scope| {
-        for makes in [[Signet; 3], [Spire, Signet, Signet]] {
-            scope.spawn(move || {
-                let runtime = tokio::runtime::Builder::new_current_thread()
-                    .enable_all()
-                    .build()
-                    .unwrap();
-                runtime.block_on(stand_for_two_minutes(makes));
-            });
-        }
-    });
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    // A real SPIRE agent does not outlive an authority of a minute: it ends with its own SVID.
+    runtime.block_on(stand_for_two_minutes([Signet; 3]));
 }
 
 async fn stand_for_two_minutes(makes: [Make; 3]) {
