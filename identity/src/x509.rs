@@ -20,7 +20,10 @@ pub use certificate::{
     Certificate, CertificateError, MAX_CERTIFICATE_BYTES, MAX_LIST_BYTES, parse_concatenated_der,
     parse_pem_certificates, to_pem,
 };
-pub use chain::{MAX_CHAIN, Purpose, VerifyError, verify_peer, verify_peer_der};
+pub use chain::{
+    MAX_CHAIN, NotThePeer, Purpose, VerifyError, verify_named_peer_der, verify_peer,
+    verify_peer_der,
+};
 pub use csr::{Csr, CsrError, MAX_CSR_BYTES};
 pub use distinguished::{Attribute, DistinguishedName, NameError};
 pub use extensions::KeyUsage;

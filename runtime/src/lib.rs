@@ -1,7 +1,7 @@
 //! What every process of Signet shares.
 //!
 //! This crate does not know what the processes are for: it has time, supervised tasks, shutdown,
-//! readiness, hardened listeners, the peers behind Unix sockets, configuration files, logs and
+//! readiness, hardened listeners, connections to servers, the peers behind Unix sockets, configuration files, logs and
 //! metrics. A module enters only when two crates above need it.
 
 pub mod admin;
@@ -9,6 +9,7 @@ pub mod authority;
 pub mod backoff;
 pub mod clock;
 pub mod config;
+pub mod dial;
 pub mod failpoint;
 pub mod files;
 pub mod listen;

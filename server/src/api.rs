@@ -9,7 +9,7 @@ mod authorize;
 mod backup;
 mod bundle;
 mod caller;
-mod convert;
+pub(crate) mod convert;
 mod debug;
 mod entry;
 mod feed;

@@ -2,11 +2,13 @@
 //! that sign.
 
 mod batch;
+mod composer;
 mod config;
 mod errors;
 mod journal;
 mod jwt;
 mod local;
+mod mirror;
 mod server_svid;
 mod slots;
 #[cfg(test)]
@@ -22,8 +24,12 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use identity::{bundle::Bundle, key::PublicKey, x509::X509Svid};
-use runtime::{clock::Clock, tasks::TaskGroup};
+use identity::{
+    bundle::{Bundle, JwtAuthority},
+    key::PublicKey,
+    x509::X509Svid,
+};
+use runtime::{backoff::Backoff, clock::Clock, report, tasks::TaskGroup};
 use tokio::sync::{Mutex, Semaphore, watch};
 use tracing::warn;
 
@@ -38,15 +44,22 @@ use self::{
     x509::{DownstreamRequest, X509Ca},
 };
 pub use self::{
+    composer::Composer,
     config::{CaSubject, Config},
     errors::{CreateError, RotateError, SignError, StartError, Unusable},
     jwt::{IssuedJwtSvid, JwtSvidRequest},
     slots::Refused,
-    upstream::{DiskConfig, DiskError, Upstream, UpstreamError},
+    upstream::{
+        DiskConfig, DiskError, SpireConfig, SpireError, Upstream, UpstreamConfig, UpstreamError,
+    },
     visible::{Visible, VisibleError},
     x509::{IssuedX509Svid, Subject, X509SvidRequest},
 };
 use crate::{bundles, keys::Keys, store::Store};
+
+/// The pauses of a server that waits for its first authority from above.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
 /// Whom the authorities work with.
 #[derive(Clone, Debug)]
@@ -113,6 +126,32 @@ impl Keepers {
         self.read_again_after(x509.and(jwt), config, now).await
     }
 
+    /// Performs what is due before anything is signed. Where the authority above does not sign, what signed
+    /// before goes on; where nothing did, it is waited for.
+    async fn settle_first(&mut self, config: &Config, clock: &Clock) -> Result<(), RotateError> {
+        let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
+        loop {
+            let Err(cause) = self.settle(config, clock.now()).await else {
+                return Ok(());
+            };
+            if !cause.may_pass() {
+                return Err(cause);
+            }
+            let (error, reason) = (report::chain(&cause), cause.reason());
+            if self.active().is_some() {
+                warn!(
+                    error,
+                    error.reason = reason,
+                    "Could not rotate the authorities; those of before sign on"
+                );
+                return Ok(());
+            }
+            let pause = backoff.next_delay();
+            warn!(error, error.reason = reason, retry.pause = ?pause, "Could not get a first authority from the upstream authority; trying again");
+            clock.sleep(pause).await;
+        }
+    }
+
     /// After a journal that is not as it was left: a commit was made, and its answer was lost. What it says
     /// counts, so that the next step goes on from there.
     async fn read_again_after(
@@ -127,6 +166,15 @@ impl Keepers {
             self.jwt = self.jwt.again(config, now).await?;
         }
         outcome
+    }
+
+    /// When something will be due of which nothing is due at `now`.
+    fn next_due(&self, now: SystemTime) -> Option<SystemTime> {
+        let (x509, jwt) = (self.x509.slots(), self.jwt.slots());
+        x509.next_due(now)
+            .into_iter()
+            .chain(jwt.next_due(now))
+            .min()
     }
 
     fn active(&self) -> Option<Active> {
@@ -153,7 +201,7 @@ impl Authorities {
                 .await?,
             jwt: Keeper::restore(store.clone(), keys, visible, &config, now).await?,
         };
-        keepers.settle(&config, now).await?;
+        keepers.settle_first(&config, &clock).await?;
         keepers.x509.forget_orphans().await;
         keepers.jwt.forget_orphans().await;
         let active = keepers.active().ok_or(StartError::NoAuthority)?;
@@ -161,7 +209,7 @@ impl Authorities {
             .await
             .map_err(RotateError::from)?;
         let stored = stored.ok_or(StartError::NoAuthority)?;
-        let server_svid = ServerSvid::issue(&config, &active.x509, now)?;
+        let server_svid = ServerSvid::issue(&config, &active.x509, clock.now())?;
         let inner = Inner {
             store,
             clock,
@@ -179,7 +227,29 @@ impl Authorities {
             .clone()
             .follow_bundle(stored.revision, tasks.shutdown());
         tasks.spawn("own-bundle", follow);
+        if let Some(upstream) = authorities.followed_upstream() {
+            let follow = authorities
+                .clone()
+                .follow_upstream(upstream, tasks.shutdown());
+            tasks.spawn("upstream bundle", follow);
+        }
         Ok(authorities)
+    }
+
+    fn followed_upstream(&self) -> Option<Upstream> {
+        let upstream = self.0.config.upstream.clone();
+        upstream.filter(Upstream::has_bundle)
+    }
+
+    /// Has a JWT authority of a server below this one counted above, if there is something above.
+    pub(crate) async fn publish_above(
+        &self,
+        authority: &JwtAuthority,
+    ) -> Result<(), UpstreamError> {
+        match &self.0.config.upstream {
+            Some(upstream) => upstream.publish(authority).await,
+            None => Ok(()),
+        }
     }
 
     /// From now on what is active signs.
@@ -196,7 +266,13 @@ impl Authorities {
         request: &X509SvidRequest<'_>,
         now: SystemTime,
     ) -> Result<IssuedX509Svid, SignError> {
-        self.0.active.load().x509.sign(request, now)
+        let composer = self.0.config.composer;
+        let name = composer.and_then(|composer| composer.name(request));
+        let request = X509SvidRequest {
+            name: name.as_ref().or(request.name),
+            ..*request
+        };
+        self.0.active.load().x509.sign(&request, now)
     }
 
     /// Signs an authority of a server below this one; without a `ttl` it lives as long as ours do.

@@ -27,7 +27,7 @@ use identity::trust_domain::TrustDomain;
 use runtime::config::{Document, HealthConfig, HostPort, LoadError, LogSettings, Warning};
 use runtime::log::LogConfig;
 
-use crate::authority::{CaSubject, DiskConfig};
+use crate::authority::{CaSubject, Composer, UpstreamConfig};
 use crate::federation::Endpoint;
 use crate::keys::KeyType;
 use crate::publish::TargetConfig;
@@ -167,7 +167,9 @@ pub struct AuthorityConfig {
     pub ca_subject: CaSubject,
     pub jwt_issuer: Option<String>,
     /// Whose key signs the X.509 authorities; they sign themselves where there is none.
-    pub upstream: Option<DiskConfig>,
+    pub upstream: Option<UpstreamConfig>,
+    /// What SVIDs say beside what their entries say.
+    pub composer: Option<Composer>,
 }
 
 /// What is limited, as SPIRE's block `ratelimit` has it.
@@ -265,6 +267,7 @@ impl Default for AuthorityConfig {
             ca_subject: CaSubject::default(),
             jwt_issuer: None,
             upstream: None,
+            composer: None,
         }
     }
 }

@@ -282,8 +282,14 @@ async fn start_authorities(
         jwt_key_type: config.authority.jwt_key_type,
         server_svid_ttl: config.default_x509_svid_ttl,
         jwt_issuer: config.authority.jwt_issuer.clone(),
+        composer: config.authority.composer,
         upstream: match config.authority.upstream.clone() {
-            Some(files) => Some(Upstream::disk(files, deps.clock.now())?),
+            Some(upstream) => Some(Upstream::open(
+                upstream,
+                &config.trust_domain,
+                &deps.clock,
+                &deps.tasks,
+            )?),
             None => None,
         },
     };

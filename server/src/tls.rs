@@ -12,18 +12,17 @@ use arc_swap::ArcSwapOption;
 use identity::bundle::Bundle;
 use identity::spiffe_id::SpiffeId;
 use identity::trust_domain::TrustDomain;
-use identity::x509::{Purpose, VerifyError, X509Svid, verify_peer_der};
+use identity::x509::{Purpose, VerifyError, X509Svid, verify_named_peer_der, verify_peer_der};
 use runtime::clock::Clock;
+use runtime::dial::{self, Judge};
 use runtime::listen::{TlsConfigSource, harden, tls13};
 use rustls::client::danger::HandshakeSignatureValid;
 use rustls::crypto::{CryptoProvider, aws_lc_rs, verify_tls13_signature};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
-use rustls::{
-    CertificateError, DigitallySignedStruct, DistinguishedName, Error, OtherError, SignatureScheme,
-};
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, UnixTime};
+use rustls::{DigitallySignedStruct, DistinguishedName, Error, SignatureScheme};
+use rustls_pki_types::{CertificateDer, UnixTime};
 use tokio::sync::watch;
 use tracing::{error, warn};
 
@@ -94,6 +93,22 @@ impl Clients {
     }
 }
 
+/// Judges a server that is to have this SPIFFE ID, by the bundle of its trust domain.
+#[derive(Debug)]
+pub(crate) struct NamedPeer {
+    pub(crate) expected: SpiffeId,
+    pub(crate) bundle: Arc<Bundle>,
+    pub(crate) clock: Clock,
+}
+
+impl Judge for NamedPeer {
+    fn judge(&self, chain: &[CertificateDer<'_>]) -> Result<(), Error> {
+        let (purpose, now) = (Purpose::ServerAuth, self.clock.now());
+        verify_named_peer_der(chain, purpose, &self.bundle, &self.expected, now)
+            .map_err(dial::refused)
+    }
+}
+
 #[derive(Debug)]
 struct Verifier {
     clients: Clients,
@@ -128,8 +143,7 @@ impl ClientCertVerifier for Verifier {
                     error.reason = refused.reason(),
                     "Refused a client certificate"
                 );
-                let other = OtherError(Arc::new(refused));
-                Err(Error::InvalidCertificate(CertificateError::Other(other)))
+                Err(dial::refused(refused))
             }
         }
     }
@@ -199,12 +213,7 @@ impl ResolvesServerCert for Resolver {
 }
 
 fn certified(svid: &X509Svid) -> Result<CertifiedKey, Error> {
-    let chain = svid
-        .chain()
-        .iter()
-        .map(|certificate| certificate.der().clone())
-        .collect();
-    let der = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(svid.key().pkcs8_der()));
+    let (chain, der) = svid.to_tls();
     let key = aws_lc_rs::sign::any_supported_type(&der)?;
     Ok(CertifiedKey::new(chain, key))
 }

@@ -153,7 +153,7 @@ impl Domain {
         self.restart_server();
     }
 
-    /// The same, and does not wait for anything.
+    /// Starts the server again, and does not wait for anything.
     pub fn relaunch_server(&mut self) {
         self.server = start_server(&self.plan, self.folder.path());
     }

@@ -101,6 +101,28 @@ pub fn verify_peer<B: Borrow<Bundle>>(
     Ok(id)
 }
 
+/// Verifies that a peer, whose certificates came as TLS hands them over, is the one with this SPIFFE ID, by
+/// the bundle of its trust domain.
+pub fn verify_named_peer_der(
+    chain: &[CertificateDer<'_>],
+    purpose: Purpose,
+    bundle: &Bundle,
+    expected: &SpiffeId,
+    now: SystemTime,
+) -> Result<(), NotThePeer> {
+    // X509-SVID 5.1: the bundle counts for its own trust domain alone.
+    let bundle_of =
+        |trust_domain: &TrustDomain| (*trust_domain == bundle.trust_domain).then_some(bundle);
+    let found = verify_peer_der(chain, purpose, bundle_of, now)?;
+    if found == *expected {
+        return Ok(());
+    }
+    Err(NotThePeer::OtherId {
+        found,
+        expected: expected.clone(),
+    })
+}
+
 pub(super) fn check_length(length: usize) -> Result<(), VerifyError> {
     match length {
         0 => Err(VerifyError::Empty),
@@ -222,6 +244,33 @@ pub(super) fn judge_path(
         Ok(())
     } else {
         Err(webpki::Error::PathLenConstraintViolated)
+    }
+}
+
+/// Why a peer is not the one that was meant.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum NotThePeer {
+    /// Nobody is known by its chain.
+    #[error(transparent)]
+    Invalid(#[from] VerifyError),
+    /// It is somebody else.
+    #[error("it is `{found}`, not `{expected}`")]
+    OtherId {
+        /// Who it is.
+        found: SpiffeId,
+        /// Who was meant.
+        expected: SpiffeId,
+    },
+}
+
+impl NotThePeer {
+    /// A stable label for metrics and logs.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Invalid(error) => error.reason(),
+            Self::OtherId { .. } => "other_id",
+        }
     }
 }
 

@@ -28,9 +28,12 @@ pub enum Attribute {
     CommonName,
     /// `SERIALNUMBER`
     SerialNumber,
+    /// `x500UniqueIdentifier`, as SPIRE writes it: a text, where RFC 4519 2.44 has bits. It is never read.
+    UniqueIdentifier,
 }
 
 impl Attribute {
+    /// Those that are read.
     const ALL: [Self; 9] = [
         Self::Country,
         Self::Organization,
@@ -55,6 +58,7 @@ impl Attribute {
             Self::Organization => 10,
             Self::OrganizationalUnit => 11,
             Self::PostalCode => 17,
+            Self::UniqueIdentifier => 45,
         }
     }
 

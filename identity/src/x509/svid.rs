@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+
 use super::{Certificate, LeafError, MAX_CHAIN, check_leaf, to_pem};
 use crate::{key::PrivateKey, spiffe_id::SpiffeId, validity::Validity};
 
@@ -61,6 +63,14 @@ impl X509Svid {
     /// The private key of the leaf.
     pub fn key(&self) -> &Arc<PrivateKey> {
         &self.key
+    }
+
+    /// What TLS shows: the chain, leaf first, and a copy of the key.
+    pub fn to_tls(&self) -> (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>) {
+        let chain = self.chain.iter();
+        let key = PrivatePkcs8KeyDer::from(self.key.pkcs8_der().to_vec());
+        let chain = chain.map(|certificate| certificate.der().clone());
+        (chain.collect(), PrivateKeyDer::from(key))
     }
 
     /// The lifetime of the leaf.

@@ -1,6 +1,6 @@
 //! Between the messages of SPIRE's API and our own types.
 
-pub(super) mod bundle;
+pub(crate) mod bundle;
 pub(super) mod entry;
 pub(super) mod relationship;
 

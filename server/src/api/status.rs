@@ -18,7 +18,7 @@ use super::Services;
 use super::caller::Caller;
 use super::metrics::label;
 use crate::audit::Event;
-use crate::authority::SignError;
+use crate::authority::{SignError, UpstreamError};
 use crate::bundles::NotAppended;
 use crate::federation::RefreshError;
 use crate::limits::Exceeded;
@@ -121,6 +121,17 @@ pub(super) fn sign(what: &str, cause: &SignError) -> Status {
         "Could not sign"
     );
     Status::internal(what.to_owned())
+}
+
+/// What the authority above did not do. Who asked is a server of ours, and is to know whether to ask again.
+pub(super) fn upstream(what: &str, cause: &UpstreamError) -> Status {
+    warn!(
+        error = runtime::report::chain(cause),
+        error.reason = cause.reason(),
+        operation = what,
+        "The upstream authority did not do what was asked of it"
+    );
+    Status::internal(format!("{what}: {}", runtime::report::chain(cause)))
 }
 
 /// Why a node was not attested. SPIRE puts the plugin before its words.

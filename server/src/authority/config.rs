@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use identity::trust_domain::TrustDomain;
 
-use super::Upstream;
+use super::{Composer, Upstream};
 use crate::keys::KeyType;
 
 /// What the authorities are to be.
@@ -21,6 +21,7 @@ pub struct Config {
     pub jwt_issuer: Option<String>,
     /// Who signs the X.509 authorities; they sign themselves where there is nobody.
     pub upstream: Option<Upstream>,
+    pub composer: Option<Composer>,
 }
 
 impl Config {
@@ -35,6 +36,7 @@ impl Config {
             server_svid_ttl: Duration::from_secs(60 * 60),
             jwt_issuer: None,
             upstream: None,
+            composer: None,
         }
     }
 }

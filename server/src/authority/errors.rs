@@ -132,18 +132,28 @@ pub enum RotateError {
     },
     #[error(transparent)]
     Refused(#[from] Refused),
+    #[error("could not read the bundle of the upstream authority")]
+    Upstream(#[from] UpstreamError),
     #[error("the step was cut short by the end of the server")]
     CutShort,
 }
 
 impl RotateError {
+    /// Whether it may be done later, without a change here.
+    pub(super) fn may_pass(&self) -> bool {
+        match self {
+            Self::Create(CreateError::Upstream(cause)) | Self::Upstream(cause) => cause.may_pass(),
+            _ => false,
+        }
+    }
+
     /// A stable label for metrics and logs.
     pub fn reason(&self) -> &'static str {
         match self {
             Self::Store(cause) => cause.reason(),
             Self::Bundle(cause) => cause.reason(),
             Self::Keys(cause) => cause.reason(),
-            Self::Create(CreateError::Upstream(cause)) => cause.reason(),
+            Self::Create(CreateError::Upstream(cause)) | Self::Upstream(cause) => cause.reason(),
             Self::Create(_) => "authority_certificate",
             Self::Sign(cause) => cause.reason(),
             Self::Journal { .. } => "journal_damaged",

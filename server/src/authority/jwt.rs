@@ -134,6 +134,16 @@ impl JwtKey {
         })
     }
 
+    /// What the bundle has of it.
+    fn in_bundle(&self) -> JwtAuthority {
+        JwtAuthority {
+            key_id: self.0.key_id.clone(),
+            public_key: self.0.signer.public_key().clone(),
+            expires_at: Some(self.0.not_after),
+            tainted: false,
+        }
+    }
+
     fn token(&self, claims: &Claims<'_>) -> Result<String, SignError> {
         let claims = serde_json::to_vec(claims).map_err(SignError::Claims)?;
         let mut token = String::with_capacity(self.0.header.len() + claims.len() * 4 / 3 + 352);
@@ -188,7 +198,11 @@ impl Authority for JwtKey {
     async fn create(signer: Signer, config: &Config, now: SystemTime) -> Result<Self, CreateError> {
         // In whole seconds, as the bundle keeps it.
         let not_after = UNIX_EPOCH + Duration::from_secs(seconds(now + config.ca_ttl));
-        Ok(Self::new(new_key_id(), now, not_after, signer))
+        let key = Self::new(new_key_id(), now, not_after, signer);
+        if let Some(upstream) = &config.upstream {
+            upstream.publish(&key.in_bundle()).await?;
+        }
+        Ok(key)
     }
 
     fn restore(
@@ -219,12 +233,7 @@ impl Authority for JwtKey {
         if bundle.jwt_authority(&self.0.key_id).is_some() {
             return false;
         }
-        bundle.jwt_authorities.push(JwtAuthority {
-            key_id: self.0.key_id.clone(),
-            public_key: self.0.signer.public_key().clone(),
-            expires_at: Some(self.0.not_after),
-            tainted: false,
-        });
+        bundle.jwt_authorities.push(self.in_bundle());
         true
     }
 }

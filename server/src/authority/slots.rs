@@ -14,6 +14,8 @@ const PREPARE_CAP: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 /// A successor signs from the last sixth of the lifetime on, and at the latest this long before its
 /// end: an SVID of a sixth of the authority's lifetime is never cut short.
 const ACTIVATE_CAP: Duration = Duration::from_secs(7 * 24 * 60 * 60);
+/// A successor that would not outlive what signs is not prepared anew more often than this.
+const SHORTEST_PAUSE: Duration = Duration::from_secs(1);
 
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub(crate) enum SlotId {
@@ -198,20 +200,15 @@ impl<A: Term> Slots<A> {
                 None => Step::Prepare(self.vacant()),
             });
         };
-        let remaining = active.not_after().duration_since(now).unwrap_or_default();
-        let lifetime = active
-            .not_after()
-            .duration_since(active.issued_at())
-            .unwrap_or_default();
-        match prepared {
-            None if remaining <= (lifetime / 2).min(PREPARE_CAP) => {
-                Some(Step::Prepare(active_slot.other()))
-            }
-            Some((slot, _)) if remaining <= (lifetime / 6).min(ACTIVATE_CAP) => {
-                Some(Step::Activate(slot))
-            }
-            _ => None,
-        }
+        let (at, step) = next_after(active_slot, active, prepared);
+        (at <= now).then_some(step)
+    }
+
+    /// When something will be due of which nothing is due at `now`.
+    pub(crate) fn next_due(&self, now: SystemTime) -> Option<SystemTime> {
+        let (slot, active) = self.in_state(State::Active)?;
+        let (at, _) = next_after(slot, active, self.in_state(State::Prepared));
+        (at > now).then_some(at)
     }
 
     /// The slots once `authority` is prepared in `slot`.
@@ -328,6 +325,33 @@ impl<A: Term> Slots<A> {
     }
 }
 
+/// What comes after what is active now and prepared, and when.
+fn next_after<A: Term>(
+    slot: SlotId,
+    active: &A,
+    prepared: Option<(SlotId, &A)>,
+) -> (SystemTime, Step) {
+    let ends = active.not_after();
+    let lifetime = ends.duration_since(active.issued_at()).unwrap_or_default();
+    match prepared {
+        None => (
+            ends - (lifetime / 2).min(PREPARE_CAP),
+            Step::Prepare(slot.other()),
+        ),
+        // An authority above that nears its own end lets none below outlive it, and its successor will: it is
+        // asked again, at half of what is left.
+        Some((slot, next)) if next.not_after() <= ends => {
+            let left = ends.duration_since(next.issued_at()).unwrap_or_default();
+            let again = next.issued_at() + (left / 2).max(SHORTEST_PAUSE);
+            (again, Step::Prepare(slot))
+        }
+        Some((slot, _)) => (
+            ends - (lifetime / 6).min(ACTIVATE_CAP),
+            Step::Activate(slot),
+        ),
+    }
+}
+
 impl fmt::Display for SlotId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())
@@ -410,6 +434,22 @@ mod tests {
             assert_eq!(slots.active().unwrap().id, "2");
             assert_eq!(slots.get(SlotId::A).unwrap().state, State::Old);
         }
+    }
+
+    #[test]
+    fn a_successor_that_would_not_outlive_what_signs_is_prepared_anew_and_never_signs() {
+        let slots = started(DAY);
+        // An authority above ends when ours does.
+        let same_end = |at: u64| fake("2", at, DAY - at);
+        let slots = slots.with_prepared(SlotId::B, same_end(12 * HOUR));
+        assert_eq!(slots.due(at(18 * HOUR - 1)), None);
+        assert_eq!(slots.next_due(at(18 * HOUR - 1)), Some(at(18 * HOUR)));
+        assert_eq!(slots.due(at(18 * HOUR)), Some(Step::Prepare(SlotId::B)));
+        let slots = slots.with_prepared(SlotId::B, same_end(DAY - 1));
+        assert_eq!(slots.due(at(DAY - 1)), None, "a pause of a second at least");
+        let slots = slots.with_prepared(SlotId::B, fake("3", 22 * HOUR, DAY));
+        let due = slots.due(at(22 * HOUR));
+        assert_eq!(due, Some(Step::Activate(SlotId::B)));
     }
 
     #[test]

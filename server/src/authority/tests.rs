@@ -1,6 +1,7 @@
 //! The life of authorities: restarts, rotation, kills, failing stores.
 
 mod kills;
+mod nested;
 mod upstream;
 
 use std::{

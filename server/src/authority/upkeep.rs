@@ -15,7 +15,7 @@ use crate::{
     store::{Change, Family, Key, Revision, StoreError, Txn, Watch, WatchEvent},
 };
 
-/// How often the authorities look whether something is due. SPIRE's interval.
+/// How often the authorities look whether something is due, at the least. SPIRE's interval.
 const CHECK_INTERVAL: Duration = Duration::from_secs(10);
 
 impl Authorities {
@@ -56,7 +56,7 @@ impl Authorities {
         loop {
             tokio::select! {
                 () = shutdown.requested() => return,
-                () = self.0.clock.sleep(CHECK_INTERVAL) => {}
+                () = self.rest() => {}
             }
             if let Err(cause) = self.check().await {
                 error!(
@@ -70,6 +70,15 @@ impl Authorities {
                 self.prune().await;
             }
         }
+    }
+
+    /// Waits for the next look. Authorities that live for seconds would be over after the usual time.
+    async fn rest(&self) {
+        let now = self.0.clock.now();
+        let due = self.0.keepers.lock().await.next_due(now);
+        let left = due.and_then(|due| due.duration_since(now).ok());
+        let pause = left.map_or(CHECK_INTERVAL, |left| left.min(CHECK_INTERVAL));
+        self.0.clock.sleep(pause).await;
     }
 
     async fn prune(&self) {

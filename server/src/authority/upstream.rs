@@ -2,6 +2,7 @@
 //! above signs ours.
 
 mod disk;
+mod spire;
 
 use std::{
     path::PathBuf,
@@ -9,13 +10,30 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use identity::{key::PublicKey, trust_domain::TrustDomain, x509::Certificate};
+use identity::{
+    bundle::{Bundle, JwtAuthority},
+    trust_domain::TrustDomain,
+    x509::Certificate,
+};
+use runtime::{clock::Clock, tasks::TaskGroup};
 
 use super::CaSubject;
-use crate::keys::SignatureError;
+use crate::keys::{SignatureError, Signer};
 
-use self::disk::Disk;
-pub use self::disk::DiskError;
+use self::{disk::Disk, spire::Spire};
+pub use self::{
+    disk::DiskError,
+    spire::{SpireConfig, SpireError},
+};
+
+/// Who signs our authorities.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum UpstreamConfig {
+    /// A key in a file.
+    Disk(DiskConfig),
+    /// A server of our trust domain.
+    Spire(SpireConfig),
+}
 
 /// The files of a certificate authority that signs ours (SPIRE's plugin `disk`).
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -35,6 +53,11 @@ pub struct Upstream(Arc<Source>);
 enum Source {
     /// Its key lies in a file.
     Disk(Disk),
+    /// It is that of a server.
+    Spire(Spire),
+    /// It is that of a server in this process.
+    #[cfg(test)]
+    Beside(tests::Beside),
 }
 
 /// What is to be signed.
@@ -42,7 +65,8 @@ enum Source {
 pub(super) struct CaRequest<'a> {
     pub(super) trust_domain: &'a TrustDomain,
     pub(super) subject: &'a CaSubject,
-    pub(super) public_key: &'a PublicKey,
+    /// The key that is to be certified.
+    pub(super) signer: &'a Signer,
     pub(super) ttl: Duration,
 }
 
@@ -62,6 +86,11 @@ pub(super) struct Minted {
 pub enum UpstreamError {
     #[error(transparent)]
     Disk(#[from] DiskError),
+    #[error(transparent)]
+    Spire(#[from] SpireError),
+    #[cfg(test)]
+    #[error("the authority above is away")]
+    Away,
     #[error("could not sign the certificate of the authority")]
     Sign(#[from] SignatureError),
     #[error("certificate to be signed is not that of an authority")]
@@ -77,13 +106,47 @@ impl UpstreamError {
     pub fn reason(&self) -> &'static str {
         match self {
             Self::Disk(cause) => cause.reason(),
+            Self::Spire(cause) => cause.reason(),
+            #[cfg(test)]
+            Self::Away => "upstream_away",
             Self::Sign(_) | Self::Profile | Self::ReadBack(_) => "upstream_certificate",
             Self::Ended => "upstream_ended",
         }
     }
 }
 
+impl UpstreamError {
+    /// Whether it may be that the authority above signs later, without a change here.
+    pub(super) fn may_pass(&self) -> bool {
+        match self {
+            Self::Spire(_) => true,
+            #[cfg(test)]
+            Self::Away => true,
+            Self::Disk(_) | Self::Sign(_) | Self::Profile | Self::Ended | Self::ReadBack(_) => {
+                false
+            }
+        }
+    }
+}
+
 impl Upstream {
+    /// Loads what can be loaded. A server above is called when it is needed.
+    pub fn open(
+        config: UpstreamConfig,
+        trust_domain: &TrustDomain,
+        clock: &Clock,
+        tasks: &TaskGroup,
+    ) -> Result<Self, DiskError> {
+        match config {
+            UpstreamConfig::Disk(files) => Self::disk(files, clock.now()),
+            UpstreamConfig::Spire(config) => {
+                let (trust_domain, clock) = (trust_domain.clone(), clock.clone());
+                let spire = Spire::start(config, trust_domain, clock, tasks);
+                Ok(Self(Arc::new(Source::Spire(spire))))
+            }
+        }
+    }
+
     /// Loads the files; the server does not start with wrong ones.
     pub fn disk(config: DiskConfig, now: SystemTime) -> Result<Self, DiskError> {
         Ok(Self(Arc::new(Source::Disk(Disk::open(config, now)?))))
@@ -97,6 +160,37 @@ impl Upstream {
     ) -> Result<Minted, UpstreamError> {
         match &*self.0 {
             Source::Disk(disk) => disk.mint(request, now).await,
+            Source::Spire(spire) => Ok(spire.mint(request, now).await?),
+            #[cfg(test)]
+            Source::Beside(server) => server.mint(request, now),
+        }
+    }
+
+    /// Has a JWT authority counted wherever the authority above counts. One in files knows X.509 alone.
+    pub(super) async fn publish(&self, authority: &JwtAuthority) -> Result<(), UpstreamError> {
+        match &*self.0 {
+            Source::Disk(_) => Ok(()),
+            Source::Spire(spire) => Ok(spire.publish(authority).await?),
+            #[cfg(test)]
+            Source::Beside(server) => server.publish(authority).await,
+        }
+    }
+
+    /// Whether it has a bundle that ours has to follow.
+    pub(super) fn has_bundle(&self) -> bool {
+        !matches!(&*self.0, Source::Disk(_))
+    }
+
+    /// The bundle that ours has to follow, if it has one.
+    pub(super) async fn bundle(&self) -> Result<Option<Bundle>, UpstreamError> {
+        match &*self.0 {
+            Source::Disk(_) => Ok(None),
+            Source::Spire(spire) => Ok(Some(spire.bundle().await?)),
+            #[cfg(test)]
+            Source::Beside(server) => Ok(Some(server.bundle()?)),
         }
     }
 }
+
+#[cfg(test)]
+pub(in crate::authority) mod tests;

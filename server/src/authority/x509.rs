@@ -30,9 +30,10 @@ use crate::{
     keys::{KeyType, Signer},
     records::authorities::Entry,
 };
-use der::{Body, Name, Shape, Template};
+use der::{Body, LEAF_NAME, Name, Shape, Template};
 
 pub(super) use below::sign_below;
+pub(super) use root::sign_request;
 
 /// How far certificates reach back, for peers whose clocks are behind. SPIRE's value.
 pub(super) const NOT_BEFORE_CUSHION: Duration = Duration::from_secs(10);
@@ -268,6 +269,13 @@ impl X509Ca {
     }
 }
 
+/// Whom leaves name where nobody says anything else.
+pub(super) fn leaf_name() -> DistinguishedName {
+    let named = DistinguishedName::default();
+    let with = |name: DistinguishedName, (attribute, value)| name.with(attribute, value);
+    LEAF_NAME.into_iter().fold(named, with)
+}
+
 impl X509SvidRequest<'_> {
     fn asked_name(&self, common_name: Option<&str>) -> Option<DistinguishedName> {
         let name = self.name?.clone();
@@ -328,12 +336,12 @@ impl Authority for X509Ca {
         let request = CaRequest {
             trust_domain: &config.trust_domain,
             subject: &config.ca_subject,
-            public_key: signer.public_key(),
+            signer: &signer,
             ttl: config.ca_ttl,
         };
         let own = &config.trust_domain;
         let Some(upstream) = &config.upstream else {
-            let certificate = Certificate::parse(&root::self_sign(&signer, &request, now)?)?;
+            let certificate = Certificate::parse(&root::self_sign(&request, now)?)?;
             check_profile(&certificate, &signer, own)?;
             return Ok(Self::root(own, certificate, now, signer));
         };

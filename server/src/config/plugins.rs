@@ -7,12 +7,13 @@ use attestors::node::join_token;
 use attestors::node::k8s_psat::{self as psat, Cluster};
 use attestors::node::x509pop::{self as pop, Options};
 use attestors::node::{http_challenge, sshpop};
-use runtime::config::{self, Body, Nothing, Plugin, Problems, Unbuilt, given};
+use runtime::config::{self, Body, HostPort, Nothing, Plugin, Problems, Unbuilt, given};
 use serde::Deserialize;
+use workload_api::client::Endpoint;
 
 use super::raw::Signet;
 use super::{KeysConfig, StoreConfig, k8s_psat, provisioned, publish, x509pop};
-use crate::authority::DiskConfig;
+use crate::authority::{Composer, DiskConfig, SpireConfig, UpstreamConfig};
 use crate::publish::TargetConfig;
 
 /// What the plugins amount to.
@@ -20,7 +21,8 @@ use crate::publish::TargetConfig;
 pub(super) struct Plugins {
     pub(super) store: Option<StoreConfig>,
     pub(super) keys: Option<KeysConfig>,
-    pub(super) upstream: Option<DiskConfig>,
+    pub(super) upstream: Option<UpstreamConfig>,
+    pub(super) composer: Option<Composer>,
     pub(super) publish: Vec<TargetConfig>,
     pub(super) k8s_clusters: Option<BTreeMap<String, Cluster>>,
     pub(super) x509pop: Option<Options>,
@@ -41,7 +43,6 @@ const UNBUILT: Unbuilt<'_> = &[
     (
         "UpstreamAuthority",
         &[
-            "spire",
             "vault",
             "aws_pca",
             "awssecret",
@@ -60,7 +61,6 @@ const UNBUILT: Unbuilt<'_> = &[
             "aws_rolesanywhere_trustanchor",
         ],
     ),
-    ("CredentialComposer", &["uniqueid"]),
 ];
 
 #[derive(Debug, Default, Deserialize)]
@@ -75,6 +75,15 @@ struct UpstreamDisk {
     cert_file_path: Option<PathBuf>,
     key_file_path: Option<PathBuf>,
     bundle_file_path: Option<PathBuf>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct UpstreamSpire {
+    server_address: Option<String>,
+    server_port: Option<String>,
+    workload_api_socket: Option<String>,
+    experimental: Option<Body>,
 }
 
 /// The settings of SPIRE's database. Only the type is looked at.
@@ -113,6 +122,13 @@ pub(super) fn read(section: Option<&Body>, ours: &Signet, problems: &mut Problem
             ("UpstreamAuthority", "disk") => {
                 plugins.upstream = upstream_disk(plugin, problems);
             }
+            ("UpstreamAuthority", "spire") => {
+                plugins.upstream = upstream_spire(plugin, problems);
+            }
+            ("CredentialComposer", "uniqueid") => {
+                let Nothing {} = plugin.settings(problems);
+                plugins.composer = Some(Composer::UniqueId);
+            }
             ("BundlePublisher", "k8s_configmap") => {
                 plugins
                     .publish
@@ -140,6 +156,7 @@ pub(super) fn read(section: Option<&Body>, ours: &Signet, problems: &mut Problem
     declared.exactly_one("KeyManager", "`disk` or `memory`", problems);
     declared.at_most_one("DataStore", problems);
     declared.at_most_one("UpstreamAuthority", problems);
+    declared.at_most_one("CredentialComposer", problems);
     plugins
 }
 
@@ -172,17 +189,48 @@ fn store(plugin: &Plugin, problems: &mut Problems) -> Option<StoreConfig> {
     }
 }
 
-fn upstream_disk(plugin: &Plugin, problems: &mut Problems) -> Option<DiskConfig> {
+fn upstream_disk(plugin: &Plugin, problems: &mut Problems) -> Option<UpstreamConfig> {
     let settings: UpstreamDisk = plugin.settings(problems);
     let files = given(settings.cert_file_path).zip(given(settings.key_file_path));
     let what = "'cert_file_path' and 'key_file_path' must be set and not empty";
     problems.add_if(files.is_none(), &plugin.key("cert_file_path"), what);
     let (cert_file_path, key_file_path) = files?;
-    Some(DiskConfig {
+    Some(UpstreamConfig::Disk(DiskConfig {
         cert_file_path,
         key_file_path,
         bundle_file_path: given(settings.bundle_file_path),
-    })
+    }))
+}
+
+fn upstream_spire(plugin: &Plugin, problems: &mut Problems) -> Option<UpstreamConfig> {
+    let settings: UpstreamSpire = plugin.settings(problems);
+    let mut required = |key: &str, value: Option<String>| {
+        let value = given(value);
+        let what = format!("{key} is required");
+        problems.add_if(value.is_none(), &plugin.key(key), what);
+        value
+    };
+    let address = required("server_address", settings.server_address);
+    let port = required("server_port", settings.server_port);
+    let socket = required("workload_api_socket", settings.workload_api_socket);
+    let is_experimental = settings.experimental.is_some();
+    let what = "is not built: the upstream server is called as SPIRE calls it without this block";
+    problems.add_if(is_experimental, &plugin.key("experimental"), what);
+    let port = port.map(|port| match port.parse() {
+        Ok(0) | Err(_) => Err(format!("`{port}` is not a port")),
+        Ok(port) => Ok(port),
+    });
+    let port = problems.take(&plugin.key("server_port"), port?);
+    let endpoint = std::path::absolute(socket?).map_err(|error| error.to_string());
+    let endpoint = endpoint.and_then(|path| Endpoint::unix(&path).map_err(|e| e.to_string()));
+    let workload_api = problems.take(&plugin.key("workload_api_socket"), endpoint);
+    Some(UpstreamConfig::Spire(SpireConfig {
+        server: HostPort {
+            host: address?.trim_matches(['[', ']']).to_owned(),
+            port: port?,
+        },
+        workload_api: workload_api?,
+    }))
 }
 
 fn disk(plugin: &Plugin, problems: &mut Problems) -> Option<KeysConfig> {

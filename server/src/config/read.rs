@@ -102,6 +102,7 @@ fn assemble(server: &raw::Server, rest: Rest, problems: &mut Problems) -> Option
         keys: rest.plugins.keys?,
         authority: AuthorityConfig {
             upstream: rest.plugins.upstream,
+            composer: rest.plugins.composer,
             ..authority
         },
         default_x509_svid_ttl: ttls.x509,
@@ -314,6 +315,7 @@ fn authority(server: &raw::Server, problems: &mut Problems) -> AuthorityConfig {
         ca_subject: ca_subject(server.ca_subject.as_ref(), problems),
         jwt_issuer: given(server.jwt_issuer.clone()),
         upstream: None,
+        composer: None,
     }
 }
 

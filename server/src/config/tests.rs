@@ -3,7 +3,10 @@
 use attestors::node::k8s_psat::{AgentIdBy, KubeConfig};
 use attestors::node::x509pop::Trust;
 
+use workload_api::client::Endpoint;
+
 use super::*;
+use crate::authority::SpireConfig;
 use crate::publish::{ConfigMapRef, Format, Place};
 
 const SPIRE: &str = r#"
@@ -469,4 +472,46 @@ fn reads_where_challenged_hosts_may_be_as_spire_does_and_internal_networks_from_
     let text = with_pop("http_challenge", "");
     let error = refused(&(text + r#"signet { http_challenge_networks = ["10.0.0.0/40"] }"#));
     assert!(error.contains("`10.0.0.0/40` is not a network"), "{error}");
+}
+
+#[test]
+fn reads_a_server_above_as_spire_does() {
+    let spire = |settings: &str| {
+        let plugin = format!("UpstreamAuthority \"spire\" {{ plugin_data {{ {settings} }} }}");
+        SPIRE.replacen("plugins {", &format!("plugins {{\n{plugin}\n"), 1)
+    };
+    let text = spire(
+        r#"server_address = "[::1]" server_port = 8081 workload_api_socket = "/run/agent.sock""#,
+    );
+    let (config, _) = load(&text).unwrap();
+    assert_eq!(
+        config.authority.upstream,
+        Some(UpstreamConfig::Spire(SpireConfig {
+            server: HostPort {
+                host: "::1".to_owned(),
+                port: 8081,
+            },
+            workload_api: Endpoint::Unix("/run/agent.sock".into()),
+        }))
+    );
+    let text = refused(&spire("experimental { require_pq_kem = true }"));
+    for part in [
+        "server_address is required",
+        "server_port is required",
+        "workload_api_socket is required",
+        "plugin_data.experimental`: is not built",
+    ] {
+        assert!(text.contains(part), "{part:?} is missing from:\n{text}");
+    }
+    let text = refused(&spire(
+        r#"server_address = "a" server_port = "0" workload_api_socket = "/s""#,
+    ));
+    assert!(text.contains("`0` is not a port"), "{text}");
+}
+
+#[test]
+fn reads_who_adds_to_svids_as_spire_does() {
+    let plugin = "plugins {\nCredentialComposer \"uniqueid\" {}\n";
+    let (config, _) = load(&SPIRE.replacen("plugins {", plugin, 1)).unwrap();
+    assert_eq!(config.authority.composer, Some(Composer::UniqueId));
 }

@@ -19,19 +19,16 @@ use hyper_util::rt::TokioIo;
 use identity::bundle::{Bundle, BundleError, MAX_BUNDLE_BYTES};
 use identity::spiffe_id::SpiffeId;
 use identity::trust_domain::TrustDomain;
-use identity::x509::{Purpose, VerifyError, verify_peer_der};
 use runtime::clock::Clock;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{CryptoProvider, aws_lc_rs, verify_tls13_signature};
-use rustls::{
-    CertificateError, ClientConfig, DigitallySignedStruct, OtherError, RootCertStore,
-    SignatureScheme,
-};
-use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
+use runtime::dial::client_config;
+use rustls::crypto::aws_lc_rs;
+use rustls::{ClientConfig, RootCertStore};
+use rustls_pki_types::ServerName;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
 use super::EndpointUrl;
+use crate::tls::NamedPeer;
 
 /// The head of an answer.
 const MAX_HEAD_BYTES: usize = 16 << 10;
@@ -116,7 +113,7 @@ pub(crate) async fn fetch(
 async fn get(url: &EndpointUrl, anchor: Anchor, clock: &Clock) -> Result<Bytes, FetchError> {
     let host = || url.host().to_owned();
     let name = ServerName::try_from(host()).map_err(|_invalid| FetchError::Name(host()))?;
-    let tls = TlsConnector::from(Arc::new(config(anchor, clock)?));
+    let tls = TlsConnector::from(Arc::new(config(anchor, clock).map_err(FetchError::Tls)?));
     let connect = TcpStream::connect((url.host(), url.port())).await;
     let tcp = connect.map_err(|source| FetchError::Connect {
         host: host(),
@@ -164,107 +161,24 @@ async fn read(response: Response<Incoming>) -> Result<Bytes, FetchError> {
     Ok(body.to_bytes())
 }
 
-fn config(anchor: Anchor, clock: &Clock) -> Result<ClientConfig, FetchError> {
-    let provider = Arc::new(aws_lc_rs::default_provider());
-    let config = ClientConfig::builder_with_provider(Arc::clone(&provider))
-        .with_protocol_versions(&[&rustls::version::TLS13])
-        .map_err(FetchError::Tls)?;
+fn config(anchor: Anchor, clock: &Clock) -> Result<ClientConfig, rustls::Error> {
+    let provider = aws_lc_rs::default_provider();
     // SPIFFE Federation 5.2.1.3, 5.2.2.3: the client shows nothing of itself.
-    Ok(match anchor {
-        Anchor::Web(roots) => config.with_root_certificates(roots).with_no_client_auth(),
+    match anchor {
+        Anchor::Web(roots) => {
+            let builder = ClientConfig::builder_with_provider(Arc::new(provider))
+                .with_protocol_versions(&[&rustls::version::TLS13])?;
+            Ok(builder.with_root_certificates(roots).with_no_client_auth())
+        }
         Anchor::Spiffe(expected, bundle) => {
-            let verifier = Verifier {
+            // SPIFFE Federation 5.2.2.4: a valid X509-SVID with the SPIFFE ID of the endpoint, by the bundle
+            // of its trust domain. The host of the URL is not looked for in it.
+            let endpoint = NamedPeer {
                 expected,
-                bundle: *bundle,
+                bundle: Arc::new(*bundle),
                 clock: clock.clone(),
-                provider,
             };
-            config
-                .dangerous()
-                .with_custom_certificate_verifier(Arc::new(verifier))
-                .with_no_client_auth()
+            client_config(provider, endpoint, None)
         }
-    })
-}
-
-/// Why the other end is not the endpoint.
-#[derive(Debug, thiserror::Error)]
-enum NotTheEndpoint {
-    #[error(transparent)]
-    Refused(#[from] VerifyError),
-    #[error("it is `{found}`, not `{expected}`")]
-    OtherId { found: SpiffeId, expected: SpiffeId },
-}
-
-/// Checks an endpoint of the profile `https_spiffe`.
-#[derive(Debug)]
-struct Verifier {
-    expected: SpiffeId,
-    bundle: Bundle,
-    clock: Clock,
-    provider: Arc<CryptoProvider>,
-}
-
-impl Verifier {
-    // SPIFFE Federation 5.2.2.4: a valid X509-SVID with the SPIFFE ID of the endpoint, by the bundle of
-    // its trust domain. The host of the URL is not looked for in it.
-    fn verify(&self, chain: &[CertificateDer<'_>]) -> Result<(), NotTheEndpoint> {
-        let bundle_of = |trust_domain: &TrustDomain| {
-            (*trust_domain == self.bundle.trust_domain).then_some(&self.bundle)
-        };
-        let found = verify_peer_der(chain, Purpose::ServerAuth, bundle_of, self.clock.now())?;
-        if found == self.expected {
-            return Ok(());
-        }
-        Err(NotTheEndpoint::OtherId {
-            found,
-            expected: self.expected.clone(),
-        })
-    }
-}
-
-impl ServerCertVerifier for Verifier {
-    fn verify_server_cert(
-        &self,
-        end_entity: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        _server_name: &ServerName<'_>,
-        _ocsp_response: &[u8],
-        _now: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        let chain: Vec<_> = std::iter::once(end_entity)
-            .chain(intermediates)
-            .cloned()
-            .collect();
-        self.verify(&chain).map_err(|error| {
-            let other = OtherError(Arc::new(error));
-            rustls::Error::InvalidCertificate(CertificateError::Other(other))
-        })?;
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _message: &[u8],
-        _certificate: &CertificateDer<'_>,
-        _signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Err(rustls::Error::General("TLS 1.2 is not offered".to_owned()))
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = &self.provider.signature_verification_algorithms;
-        verify_tls13_signature(message, certificate, signature, algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider
-            .signature_verification_algorithms
-            .supported_schemes()
     }
 }

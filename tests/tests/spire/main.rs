@@ -5,6 +5,8 @@
 #[cfg(test)]
 mod commands;
 #[cfg(test)]
+mod composer;
+#[cfg(test)]
 mod federation;
 #[cfg(test)]
 mod files;

@@ -472,6 +472,27 @@ fn an_svid_that_is_due_on_arrival_is_not_signed_in_a_loop() {
 }
 
 #[test]
+fn an_svid_that_is_due_on_arrival_again_and_again_has_a_successor_until_its_last_moments() {
+    let mut bench = Bench::new(10);
+    bench.apply(synced(&[entry("e", &["a:1"])])).join(&["a:1"]);
+    // The authority ends soon, and all that it signs with it.
+    let begins = at(0) - Duration::from_secs(3000);
+    let left = TTL.as_secs() - 3000;
+    let mut asked = Vec::new();
+    for second in 0..left {
+        if let Some((batch, entries)) = bench.take_batch() {
+            asked.push(second);
+            let late = signed(&bench.ca, &entries[0], begins, TTL);
+            let answers = BTreeMap::from([(entries[0].id.clone(), Ok(late))]);
+            bench.apply(Event::Answered { batch, answers });
+        }
+        bench.wait(1);
+    }
+    assert!(asked.last() >= Some(&(left - 3)), "{left}: {asked:?}");
+    assert!(asked.len() < 30, "{asked:?}");
+}
+
+#[test]
 fn the_least_recently_used_svid_goes_first_and_never_one_that_a_stream_needs() {
     let mut bench = Bench::new(2);
     let entries: Vec<_> = (0..4)

@@ -1,7 +1,5 @@
 //! One connection to the server: name, TCP, TLS 1.3, and who the other end is.
 
-use std::io;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -9,23 +7,16 @@ use std::time::Duration;
 use hyper_util::rt::TokioIo;
 use identity::trust_domain::TrustDomain;
 use identity::x509::X509Svid;
-use nix::sys::socket::setsockopt;
-use nix::sys::socket::sockopt::{KeepAlive, TcpKeepIdle, TcpKeepInterval, TcpUserTimeout};
 use runtime::clock::Clock;
+use runtime::dial::{self, DialError, client_config};
 use rustls::ClientConfig;
-use rustls::client::Resumption;
 use rustls::crypto::aws_lc_rs::{self, kx_group};
-use rustls_pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer, ServerName};
-use tokio::net::{TcpStream, lookup_host};
-use tokio_rustls::TlsConnector;
+use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
 use tonic::transport::{Channel, Endpoint};
 
-use super::verify::{Anchor, NotTheServer, Verifier};
+use super::verify::{Anchor, NotTheServer, OurServer};
 use crate::config::ServerAddress;
-
-/// The most addresses of one name that are tried.
-const MAX_ADDRESSES: usize = 8;
 
 /// How long the agent waits for what may never come: a dead network tells nothing.
 #[derive(Clone, Copy, Debug)]
@@ -85,40 +76,23 @@ pub(super) struct Dialer {
 /// Why there is no connection.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ConnectError {
-    #[error("could not resolve `{host}`")]
-    Resolve {
-        host: String,
-        #[source]
-        source: io::Error,
-    },
-    #[error("`{host}` has no address")]
-    NoAddress { host: String },
-    #[error("could not connect to `{addr}`")]
-    Tcp {
-        addr: SocketAddr,
-        #[source]
-        source: io::Error,
-    },
-    #[error("the TLS handshake with `{addr}` failed")]
-    Handshake {
-        addr: SocketAddr,
-        #[source]
-        source: io::Error,
-    },
-    #[error("`{addr}` is not the server")]
-    NotTheServer {
-        addr: SocketAddr,
-        #[source]
-        source: NotTheServer,
-    },
-    #[error("`{addr}` did not answer in time")]
-    Silent { addr: SocketAddr },
+    #[error(transparent)]
+    Dial(#[from] DialError),
     #[error("could not set up TLS")]
     Tls(#[source] rustls::Error),
-    #[error("the server did not answer in time")]
-    Deadline,
     #[error("the connection broke off, and another one could lead to somebody else")]
     Broken,
+}
+
+impl ConnectError {
+    /// Whether the other end has shown a certificate of an authority that the bundle lacks.
+    pub(super) fn is_unknown_authority(&self) -> bool {
+        let Self::Dial(DialError::NotTheServer { source, .. }) = self else {
+            return false;
+        };
+        let found = source.downcast_ref();
+        matches!(found, Some(NotTheServer::UnknownAuthority(_)))
+    }
 }
 
 impl Dialer {
@@ -143,10 +117,7 @@ impl Dialer {
                 if used.swap(true, Ordering::Relaxed) && once {
                     return Err(ConnectError::Broken);
                 }
-                let connected = tokio::time::timeout(patience.connect, dialer.connect()).await;
-                connected
-                    .unwrap_or(Err(ConnectError::Deadline))
-                    .map(TokioIo::new)
+                Ok(TokioIo::new(dialer.connect().await?))
             }
         });
         // Servers of SPIRE do not look at the authority, and certificates name none.
@@ -160,72 +131,20 @@ impl Dialer {
     }
 
     async fn connect(&self) -> Result<TlsStream<TcpStream>, ConnectError> {
-        let host = self.target.host.as_str();
-        let more = self.target.more.iter();
-        let hosts: Vec<_> = std::iter::once((host, self.target.port))
-            .chain(more.map(|server| (server.host.as_str(), server.port)))
+        let Target {
+            host, port, more, ..
+        } = &self.target;
+        let more = more.iter();
+        let hosts = std::iter::once((host.clone(), *port))
+            .chain(more.map(|server| (server.host.clone(), server.port)))
             .collect();
-        // Each gets its part of the time: behind one that is silent stands one that answers.
-        let share = self.target.patience.connect / u32::try_from(hosts.len()).unwrap_or(u32::MAX);
-        let mut last = ConnectError::Deadline;
-        for (host, port) in hosts {
-            match self.connect_to_host(host, port, share).await {
-                Ok(stream) => return Ok(stream),
-                Err(error) => last = error,
-            }
-        }
-        Err(last)
-    }
-
-    async fn connect_to_host(
-        &self,
-        host: &str,
-        port: u16,
-        time: Duration,
-    ) -> Result<TlsStream<TcpStream>, ConnectError> {
-        let resolved = tokio::time::timeout(time, lookup_host((host, port))).await;
-        let resolved = resolved.map_err(|_late| ConnectError::Deadline)?;
-        let addresses = resolved.map_err(|source| ConnectError::Resolve {
-            host: host.to_owned(),
-            source,
-        })?;
-        let addresses: Vec<_> = addresses.take(MAX_ADDRESSES).collect();
-        let share = time / u32::try_from(addresses.len()).unwrap_or(u32::MAX).max(1);
-        let mut last = ConnectError::NoAddress {
-            host: host.to_owned(),
+        let dialer = dial::Dialer {
+            hosts,
+            tls: Arc::new(self.tls().map_err(ConnectError::Tls)?),
+            connect: self.target.patience.connect,
+            silence: self.target.patience.silence,
         };
-        for addr in addresses {
-            let connected = tokio::time::timeout(share, self.connect_to(host, addr)).await;
-            match connected.unwrap_or(Err(ConnectError::Silent { addr })) {
-                Ok(stream) => return Ok(stream),
-                Err(error) => last = error,
-            }
-        }
-        Err(last)
-    }
-
-    async fn connect_to(
-        &self,
-        host: &str,
-        addr: SocketAddr,
-    ) -> Result<TlsStream<TcpStream>, ConnectError> {
-        let tcp = |source| ConnectError::Tcp { addr, source };
-        let stream = TcpStream::connect(addr).await.map_err(tcp)?;
-        stream.set_nodelay(true).map_err(tcp)?;
-        watch(&stream, self.target.patience.silence).map_err(tcp)?;
-        let connector = TlsConnector::from(Arc::new(self.tls().map_err(ConnectError::Tls)?));
-        let name = ServerName::try_from(host.to_owned())
-            .unwrap_or_else(|_odd| ServerName::from(addr.ip()));
-        connector
-            .connect(name, stream)
-            .await
-            .map_err(|source| match NotTheServer::find(&source) {
-                Some(found) => ConnectError::NotTheServer {
-                    addr,
-                    source: found.clone(),
-                },
-                None => ConnectError::Handshake { addr, source },
-            })
+        Ok(dialer.dial().await?)
     }
 
     fn tls(&self) -> Result<ClientConfig, rustls::Error> {
@@ -234,53 +153,20 @@ impl Dialer {
             // Those of SPIRE's `require_pq_kem` that our library has.
             provider.kx_groups = vec![kx_group::X25519MLKEM768, kx_group::SECP256R1MLKEM768];
         }
-        let provider = Arc::new(provider);
-        let verifier = Verifier {
+        let server = OurServer {
             trust_domain: self.target.trust_domain.clone(),
             anchor: self.anchor.clone(),
             clock: self.clock.clone(),
-            provider: Arc::clone(&provider),
         };
-        let config = ClientConfig::builder_with_provider(provider)
-            .with_protocol_versions(&[&rustls::version::TLS13])?
-            .dangerous()
-            .with_custom_certificate_verifier(Arc::new(verifier));
-        let mut config = match &self.own {
-            None => config.with_no_client_auth(),
-            Some(own) => {
-                let chain = own
-                    .chain()
-                    .iter()
-                    .map(|certificate| certificate.der().clone())
-                    .collect();
-                let key = PrivatePkcs8KeyDer::from(own.key().pkcs8_der().to_vec());
-                config.with_client_auth_cert(chain, PrivateKeyDer::from(key))?
-            }
-        };
+        let shown = self.own.as_ref().map(X509Svid::to_tls);
+        let mut config = client_config(provider, server, shown)?;
         config.alpn_protocols = vec![b"h2".to_vec()];
-        // A resumed session would outlive the bundle that its first handshake was checked against.
-        config.resumption = Resumption::disabled();
         Ok(config)
     }
 }
 
-/// Has the kernel end a connection whose other end has been silent for too long: while bytes are under
-/// way, and by probes while none are.
-fn watch(stream: &TcpStream, silence: Duration) -> io::Result<()> {
-    let millis = u32::try_from(silence.as_millis()).unwrap_or(u32::MAX);
-    // The kernel takes whole seconds, and no zero.
-    let seconds = |length: Duration| u32::try_from(length.as_secs()).unwrap_or(u32::MAX).max(1);
-    setsockopt(stream, TcpUserTimeout, &millis)?;
-    setsockopt(stream, KeepAlive, &true)?;
-    setsockopt(stream, TcpKeepIdle, &seconds(silence / 2))?;
-    setsockopt(stream, TcpKeepInterval, &seconds(silence / 4))?;
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
-    use nix::sys::socket::getsockopt;
-
     use super::*;
 
     #[test]
@@ -322,18 +208,5 @@ mod tests {
         for noticed in [silence, ping + pong] {
             assert!(noticed + connect <= Duration::from_secs(35));
         }
-    }
-
-    #[tokio::test]
-    async fn the_kernel_watches_connections_that_carry_something_and_those_that_carry_nothing() {
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let stream = TcpStream::connect(listener.local_addr().unwrap())
-            .await
-            .unwrap();
-        watch(&stream, Duration::from_secs(20)).unwrap();
-        assert_eq!(getsockopt(&stream, TcpUserTimeout).unwrap(), 20_000);
-        assert!(getsockopt(&stream, KeepAlive).unwrap());
-        assert_eq!(getsockopt(&stream, TcpKeepIdle).unwrap(), 10);
-        assert_eq!(getsockopt(&stream, TcpKeepInterval).unwrap(), 5);
     }
 }

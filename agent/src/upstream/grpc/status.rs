@@ -8,7 +8,6 @@ use proto::spire::types::permission_denied_details::Reason;
 use tonic::{Code as Grpc, Status};
 
 use super::connect::ConnectError;
-use super::verify::NotTheServer;
 use crate::upstream::{Code, Denial, Refusal, UpstreamError};
 
 /// How much of a server's words is kept.
@@ -19,14 +18,7 @@ const DETAILS: &str = "spire.api.types.PermissionDeniedDetails";
 impl From<Status> for UpstreamError {
     fn from(status: Status) -> Self {
         if let Some(error) = cause::<ConnectError>(&status) {
-            let unknown = matches!(
-                error,
-                ConnectError::NotTheServer {
-                    source: NotTheServer::UnknownAuthority(_),
-                    ..
-                }
-            );
-            return if unknown {
+            return if error.is_unknown_authority() {
                 Self::UnknownAuthority(Box::new(status))
             } else {
                 Self::Unavailable(Box::new(status))

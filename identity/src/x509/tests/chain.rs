@@ -77,6 +77,28 @@ fn accepts_up_to_two_intermediates_and_a_root_that_is_sent_along() {
 }
 
 #[test]
+fn adv_a_member_of_the_trust_domain_is_not_taken_for_another() {
+    let root = Authority::root("example.org");
+    let bundle = root.bundle("example.org");
+    let expected = crate::testing::id(ID);
+    let judge = |leaf: Certificate, bundle: &Bundle| {
+        let chain = [leaf.der().clone()];
+        verify_named_peer_der(&chain, Purpose::ServerAuth, bundle, &expected, now())
+    };
+    assert_eq!(judge(root.leaf(ID), &bundle), Ok(()));
+    let other = judge(root.leaf("spiffe://example.org/b"), &bundle).unwrap_err();
+    assert_eq!(other.reason(), "other_id");
+    assert_eq!(
+        other.to_string(),
+        "it is `spiffe://example.org/b`, not `spiffe://example.org/a`"
+    );
+    // The same name, by the authority of another trust domain.
+    let foreign = Authority::root("b.test");
+    let refused = judge(foreign.leaf(ID), &foreign.bundle("b.test"));
+    assert_eq!(refused.unwrap_err().reason(), "no_bundle");
+}
+
+#[test]
 fn the_bundle_is_that_of_the_leafs_own_trust_domain() {
     let (a, b) = (Authority::root("a.test"), Authority::root("b.test"));
     let bundles = [a.bundle("a.test"), b.bundle("b.test")];

@@ -68,6 +68,11 @@ pub(super) async fn publish(
             Some(_) => {}
         }
     }
+    // What counts here alone would not be known beside and above.
+    for authority in &jwt {
+        let above = services.authorities.publish_above(authority).await;
+        above.map_err(|error| status::upstream("failed to publish JWT key", &error))?;
+    }
     let additions = Additions {
         jwt,
         ..Additions::default()

@@ -22,7 +22,7 @@ pub(in crate::api) enum BundleError {
 
 /// Why a JWT authority of a request cannot be read.
 #[derive(Debug, thiserror::Error)]
-pub(in crate::api) enum JwtAuthorityError {
+pub(crate) enum JwtAuthorityError {
     #[error(transparent)]
     Key(#[from] KeyError),
     #[error("missing key ID")]
@@ -93,7 +93,8 @@ pub(in crate::api) fn jwt_authorities(
     Ok(authorities)
 }
 
-fn jwt_authority(message: &types::JwtKey) -> Result<JwtAuthority, JwtAuthorityError> {
+/// Reads a JWT authority. Nothing is tainted in what comes from below.
+pub(crate) fn jwt_authority(message: &types::JwtKey) -> Result<JwtAuthority, JwtAuthorityError> {
     let public_key = PublicKey::from_spki_der(&message.public_key)?;
     if message.key_id.is_empty() {
         return Err(JwtAuthorityError::NoKeyId);
@@ -109,17 +110,21 @@ fn jwt_authority(message: &types::JwtKey) -> Result<JwtAuthority, JwtAuthorityEr
     })
 }
 
+/// A JWT authority.
+pub(crate) fn jwt_to_proto(authority: &JwtAuthority) -> types::JwtKey {
+    types::JwtKey {
+        public_key: Bytes::copy_from_slice(authority.public_key.spki_der()),
+        key_id: authority.key_id.clone(),
+        expires_at: authority.expires_at.map_or(0, to_seconds),
+        tainted: authority.tainted,
+    }
+}
+
 /// A bundle, as far as the mask asks for it. The trust domain is always there.
 pub(in crate::api) fn to_proto(bundle: &Bundle, mask: Option<&types::BundleMask>) -> types::Bundle {
     let wants = |field: fn(&types::BundleMask) -> bool| mask.is_none_or(field);
     let x509 = |authority: &X509Authority| types::X509Certificate {
         asn1: Bytes::copy_from_slice(authority.certificate.der()),
-        tainted: authority.tainted,
-    };
-    let jwt = |authority: &JwtAuthority| types::JwtKey {
-        public_key: Bytes::copy_from_slice(authority.public_key.spki_der()),
-        key_id: authority.key_id.clone(),
-        expires_at: authority.expires_at.map_or(0, to_seconds),
         tainted: authority.tainted,
     };
     let mut message = types::Bundle {
@@ -130,7 +135,7 @@ pub(in crate::api) fn to_proto(bundle: &Bundle, mask: Option<&types::BundleMask>
         message.x509_authorities = bundle.x509_authorities.iter().map(x509).collect();
     }
     if wants(|mask| mask.jwt_authorities) {
-        message.jwt_authorities = bundle.jwt_authorities.iter().map(jwt).collect();
+        message.jwt_authorities = bundle.jwt_authorities.iter().map(jwt_to_proto).collect();
     }
     if wants(|mask| mask.refresh_hint) {
         let seconds = bundle.refresh_hint.map_or(0, |hint| hint.as_secs());

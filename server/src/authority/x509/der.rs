@@ -60,6 +60,12 @@ const SIGNING_BASIC_CONSTRAINTS: &[u8] = &[
     0xff,
 ];
 
+/// Whom SPIRE's leaves name where nobody says anything else.
+pub(super) const LEAF_NAME: [(Attribute, &str); 2] = [
+    (Attribute::Country, "US"),
+    (Attribute::Organization, "SPIRE"),
+];
+
 const OID_SUBJECT_KEY_ID: &[u8] = &[0x06, 0x03, 0x55, 0x1d, 0x0e];
 const OID_AUTHORITY_KEY_ID: &[u8] = &[0x06, 0x03, 0x55, 0x1d, 0x23];
 const OID_SUBJECT_ALT_NAME: &[u8] = &[0x06, 0x03, 0x55, 0x1d, 0x11];
@@ -97,7 +103,7 @@ pub(super) enum Shape<'a> {
 /// Whom a certificate names beside the SPIFFE ID.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Name<'a> {
-    /// C=US, O=SPIRE as in SPIRE's leaves, then the common name, if any.
+    /// [`LEAF_NAME`], then the common name, if any.
     Default { common_name: Option<&'a str> },
     /// This.
     Given(&'a DistinguishedName),
@@ -200,10 +206,7 @@ fn write_subject(out: &mut Vec<u8>, subject: Name<'_>) {
     match subject {
         Name::Given(name) => write_name(out, &name.iter().collect::<Vec<_>>()),
         Name::Default { common_name } => {
-            let (country, organization) = (
-                (Attribute::Country, "US"),
-                (Attribute::Organization, "SPIRE"),
-            );
+            let [country, organization] = LEAF_NAME;
             match common_name {
                 None => write_name(out, &[country, organization]),
                 Some(name) => {

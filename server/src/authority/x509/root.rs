@@ -1,4 +1,4 @@
-//! Makes the self-signed certificate of an X.509 authority.
+//! Makes the self-signed certificate of an X.509 authority, or the request to have it signed by another.
 
 use std::time::SystemTime;
 
@@ -18,18 +18,22 @@ use crate::{
 /// The attribute `serialNumber` of a name (RFC 5280 A.1): it keeps the names of our authorities apart.
 const OID_SERIAL_NUMBER: &[u64] = &[2, 5, 4, 5];
 
-/// Signs a certificate for the signer's own key, valid for the `ttl` of the request.
-pub(super) fn self_sign(
-    signer: &Signer,
-    request: &CaRequest<'_>,
-    now: SystemTime,
-) -> Result<Vec<u8>, rcgen::Error> {
+/// Signs a certificate for the key of the request itself, valid for its `ttl`.
+pub(super) fn self_sign(request: &CaRequest<'_>, now: SystemTime) -> Result<Vec<u8>, rcgen::Error> {
     let params = params(request, now)?;
-    let key = CertifiedKey {
-        spki: SubjectPublicKeyInfo::from_der(signer.public_key().spki_der())?,
-        signer,
-    };
+    let key = CertifiedKey::of(request.signer)?;
     Ok(params.self_signed(&key)?.der().to_vec())
+}
+
+/// Writes a request to have the key certified by somebody else, in DER (RFC 2986). It proves that we have
+/// the key, and names what SPIRE's servers name in theirs.
+pub(in crate::authority) fn sign_request(request: &CaRequest<'_>) -> Result<Vec<u8>, rcgen::Error> {
+    let mut params = CertificateParams::default();
+    params.distinguished_name = name(request.subject, None)?;
+    let id = request.trust_domain.id();
+    params.subject_alt_names = vec![SanType::URI(id.as_str().try_into()?)];
+    let key = CertifiedKey::of(request.signer)?;
+    Ok(params.serialize_request(&key)?.der().to_vec())
 }
 
 fn params(request: &CaRequest<'_>, now: SystemTime) -> Result<CertificateParams, rcgen::Error> {
@@ -38,19 +42,22 @@ fn params(request: &CaRequest<'_>, now: SystemTime) -> Result<CertificateParams,
     params.serial_number = Some(SerialNumber::from_slice(&serial));
     params.not_before = whole_seconds(now - NOT_BEFORE_CUSHION);
     params.not_after = whole_seconds(now + request.ttl);
-    params.distinguished_name = name(request.subject, &u128::from_be_bytes(serial).to_string())?;
+    params.distinguished_name = name(
+        request.subject,
+        Some(&u128::from_be_bytes(serial).to_string()),
+    )?;
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     // X509-SVID 4.3: a signing certificate has keyCertSign.
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     // X509-SVID 3.2: the SPIFFE ID of a signing certificate is the trust domain's, without a path.
     let id = request.trust_domain.id();
     params.subject_alt_names = vec![SanType::URI(id.as_str().try_into()?)];
-    let key_id = request.public_key.subject_key_id().to_vec();
+    let key_id = request.signer.public_key().subject_key_id().to_vec();
     params.key_identifier_method = KeyIdMethod::PreSpecified(key_id);
     Ok(params)
 }
 
-fn name(subject: &CaSubject, serial: &str) -> Result<DistinguishedName, rcgen::Error> {
+fn name(subject: &CaSubject, serial: Option<&str>) -> Result<DistinguishedName, rcgen::Error> {
     let mut name = DistinguishedName::new();
     let text = |value: &str| -> Result<DnValue, rcgen::Error> {
         Ok(match value.try_into() {
@@ -67,10 +74,12 @@ fn name(subject: &CaSubject, serial: &str) -> Result<DistinguishedName, rcgen::E
             name.push(kind, text(value)?);
         }
     }
-    name.push(
-        DnType::CustomDnType(OID_SERIAL_NUMBER.to_vec()),
-        text(serial)?,
-    );
+    if let Some(serial) = serial {
+        name.push(
+            DnType::CustomDnType(OID_SERIAL_NUMBER.to_vec()),
+            text(serial)?,
+        );
+    }
     Ok(name)
 }
 
@@ -83,6 +92,13 @@ fn whole_seconds(at: SystemTime) -> OffsetDateTime {
 struct CertifiedKey<'a> {
     spki: SubjectPublicKeyInfo,
     signer: &'a Signer,
+}
+
+impl<'a> CertifiedKey<'a> {
+    fn of(signer: &'a Signer) -> Result<Self, rcgen::Error> {
+        let spki = SubjectPublicKeyInfo::from_der(signer.public_key().spki_der())?;
+        Ok(Self { spki, signer })
+    }
 }
 
 impl PublicKeyData for CertifiedKey<'_> {
