@@ -11,5 +11,6 @@ mod admin_socket;
 mod disk;
 mod place;
 mod push;
+mod signals;
 mod start;
 mod state;
