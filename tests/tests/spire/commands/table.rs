@@ -23,16 +23,16 @@ pub(crate) struct Line {
     /// What the first value of its answer is called from here on.
     named: Option<String>,
     has_socket: bool,
-    order: Order,
+    compared: Compared,
 }
 
 /// How much of an answer is compared.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Order {
+enum Compared {
     AsSaid,
-    OfChance,
-    /// Nothing but the exit code.
-    Nothing,
+    /// As lines, in whatever order.
+    Sorted,
+    CodeAlone,
 }
 
 /// Reads a table.
@@ -44,12 +44,12 @@ pub(crate) fn read(table: &str) -> Vec<Line> {
 
 impl Line {
     fn read(line: &str) -> Self {
-        let (has_socket, order, rest) = match line.split_once(' ') {
-            Some(("~", rest)) => (true, Order::OfChance, rest),
-            Some((".", rest)) => (false, Order::AsSaid, rest),
-            Some(("!", rest)) => (false, Order::Nothing, rest),
-            _ if line == "." => (false, Order::AsSaid, ""),
-            _ => (true, Order::AsSaid, line),
+        let (has_socket, compared, rest) = match line.split_once(' ') {
+            Some(("~", rest)) => (true, Compared::Sorted, rest),
+            Some((".", rest)) => (false, Compared::AsSaid, rest),
+            Some(("!", rest)) => (false, Compared::CodeAlone, rest),
+            _ if line == "." => (false, Compared::AsSaid, ""),
+            _ => (true, Compared::AsSaid, line),
         };
         let (text, named) = match rest.split_once(" => ") {
             Some((text, name)) => (text, Some(name.to_owned())),
@@ -60,7 +60,7 @@ impl Line {
             words: words(text),
             named,
             has_socket,
-            order,
+            compared,
         }
     }
 
@@ -117,13 +117,13 @@ pub(crate) fn run(
 }
 
 fn masked(line: &Line, ended: Ended, mask: &mut Mask) -> Said {
-    let (out, err) = match line.order {
-        Order::AsSaid => {
+    let (out, err) = match line.compared {
+        Compared::AsSaid => {
             let err = mask.plain(&ended.stderr);
             (mask.plain(&ended.stdout), err)
         }
-        Order::OfChance => (mask.sorted(&ended.stdout), mask.sorted(&ended.stderr)),
-        Order::Nothing => (String::new(), String::new()),
+        Compared::Sorted => (mask.sorted(&ended.stdout), mask.sorted(&ended.stderr)),
+        Compared::CodeAlone => (String::new(), String::new()),
     };
     if let Some(name) = &line.named {
         mask.name_first(name);
