@@ -82,6 +82,15 @@ pub(crate) async fn connect(session: &Session, values: &Values) -> Result<Channe
     rpc::connect(&path, &format!("//{}", path.display())).await
 }
 
+/// The same for a command that says what it `tried` of every failure of its call. SPIRE's connect only when
+/// they call, so it is said of a server that is not there too.
+async fn connect_to(session: &Session, values: &Values, tried: &str) -> Result<Channel, Failure> {
+    // Which socket is meant is settled before the call.
+    SERVER.path(values, &session.environment)?;
+    let channel = connect(session, values).await;
+    channel.map_err(|failure| failure.context(tried))
+}
+
 /// Parses a SPIFFE ID for a request.
 fn spiffe_id(text: &str) -> Result<Spiffeid, Failure> {
     let id = SpiffeId::parse(text).map_err(|error| Failure::chain(&error))?;

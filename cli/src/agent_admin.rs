@@ -38,5 +38,5 @@ pub(crate) async fn run(
 
 async fn connect(values: &Values) -> Result<Channel, Failure> {
     let path = values.text("socketPath");
-    rpc::connect(Path::new(path), path).await
+    rpc::connect(Path::new(path), &format!("//{path}")).await
 }

@@ -81,7 +81,9 @@ impl Program {
         }
         if let Some(command) = self.find(&line.words) {
             let text = || {
-                command.flags.usage() + &self.command_help(&line.words, command.manners.help_end)
+                command.flags.usage()
+                    + &self.usages(&line.words)
+                    + &self.command_help(&line.words, command.manners.help_end)
             };
             return match line.misplaced {
                 _ if line.help => help(text(), 0),
@@ -90,7 +92,7 @@ impl Program {
             };
         }
         if !line.words.is_empty() && self.is_group(&line.words) {
-            let text = self.command_help(&line.words, GROUP_HELP);
+            let text = self.usages(&line.words) + &self.command_help(&line.words, GROUP_HELP);
             return match line.misplaced {
                 _ if line.help => help(text, 0),
                 true => help(format!("{MISPLACED}{text}"), 1),
@@ -176,6 +178,19 @@ impl Program {
         children.sort_by_key(|(name, synopsis)| (*name, synopsis.is_empty()));
         children.dedup_by_key(|(name, _)| *name);
         children
+    }
+
+    /// The usages of the commands directly below these words, which SPIRE's programs print before the help.
+    fn usages(&self, words: &str) -> String {
+        if !self.name.starts_with("spire-") {
+            return String::new();
+        }
+        let children = self.children(words);
+        let below = children.iter().map(|(name, _)| format!("{words} {name}"));
+        below
+            .filter_map(|path| self.find(&path))
+            .map(|command| command.flags.usage())
+            .collect()
     }
 
     fn group_synopsis(&self, group: &str) -> &'static str {

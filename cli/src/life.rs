@@ -96,28 +96,47 @@ impl Life {
         }
     }
 
-    /// Opens the log file anew on SIGUSR2, as SPIRE does after a log rotation.
-    pub(crate) fn reopen_log_on_signal(&self, log: LogHandle) -> Result<(), Failure> {
-        let mut asked = listen(SignalKind::user_defined2())?;
+    /// Heeds the two signals that are SPIRE's, and would end the process otherwise: SIGUSR2 opens the log file
+    /// anew, after a log rotation, and SIGUSR1 asks for plugins to be configured anew.
+    pub(crate) fn heed_user_signals(&self, log: LogHandle) -> Result<(), Failure> {
+        self.heed("cli.log_reopener", SignalKind::user_defined2(), move || {
+            reopen(&log);
+        })?;
+        self.heed("cli.reconfigurer", SignalKind::user_defined1(), || {
+            warn!("Asked to configure plugins anew, which takes a restart");
+        })
+    }
+
+    /// Answers each signal of a kind until the end.
+    fn heed(
+        &self,
+        task: &'static str,
+        kind: SignalKind,
+        answer: impl Fn() + Send + 'static,
+    ) -> Result<(), Failure> {
+        let mut asked = listen(kind)?;
         let shutdown = self.tasks.shutdown();
-        self.tasks.spawn("cli.log_reopener", async move {
+        self.tasks.spawn(task, async move {
             loop {
                 tokio::select! {
                     () = shutdown.requested() => return,
-                    _ = asked.recv() => {}
-                }
-                match log.reopen() {
-                    Ok(()) => info!("Opened the log file anew"),
-                    Err(error) => {
-                        warn!(
-                            error = runtime::report::chain(&error),
-                            "Could not open the log file anew"
-                        );
-                    }
+                    _ = asked.recv() => answer(),
                 }
             }
         });
         Ok(())
+    }
+}
+
+fn reopen(log: &LogHandle) {
+    match log.reopen() {
+        Ok(()) => info!("Opened the log file anew"),
+        Err(error) => {
+            warn!(
+                error = runtime::report::chain(&error),
+                "Could not open the log file anew"
+            );
+        }
     }
 }
 

@@ -50,7 +50,8 @@ pub(crate) const AGENT: Socket = Socket {
     variable: "SPIRE_AGENT_PUBLIC_SOCKET",
     template: "SPIRE_AGENT_PUBLIC_SOCKET_TEMPLATE",
     no_template: (
-        "",
+        // With SPIRE's space.
+        " ",
         " environment variable must be defined when using the instance flag",
     ),
 };

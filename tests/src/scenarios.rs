@@ -5,6 +5,7 @@
 
 mod handshakes;
 mod kept;
+mod kinds;
 mod pods;
 mod pop;
 
@@ -15,10 +16,16 @@ use crate::domain::{Agent, Domain, Plan};
 use crate::process::{eventually, run};
 use crate::programs::Make;
 
-pub use self::handshakes::{no_handshake_fails, no_handshake_fails_through};
+pub use self::handshakes::{
+    no_handshake_fails, no_handshake_fails_through,
+    no_handshake_fails_while_authorities_are_replaced,
+};
 pub use self::kept::{
     a_denied_agent_serves_nothing_again, serves_nothing,
     the_agent_serves_the_same_without_its_server, three_identities, wait_for_serials,
+};
+pub use self::kinds::{
+    an_agent_hears_of_more_entries_than_one_message_holds, every_kind_of_entry_is_served,
 };
 pub use self::pods::a_pod_attests_by_its_service_account_token;
 pub use self::pop::{
@@ -119,17 +126,19 @@ pub fn an_entry_is_updated_and_deleted(pairing: Pairing) {
     });
 }
 
-/// The agent renews its own SVID in time, and goes on serving.
-pub fn the_agent_renews_its_svid(pairing: Pairing) {
-    // Half life is at ten seconds, and SPIRE's agent looks every five.
+/// The agent renews its own SVID in time, again and again, and goes on serving.
+pub fn the_agent_renews_its_svid_five_times(pairing: Pairing) {
+    // SPIRE's agent looks every five seconds: with less there is no time left to renew.
     let domain = Plan::new(pairing.server)
-        .key(r#"agent_ttl = "20s""#)
+        .key(r#"agent_ttl = "10s""#)
         .start();
     let agent = domain.agent(pairing.agent);
-    let first = serial(&domain, &agent);
-    eventually("the server has seen a new serial", || {
-        serial(&domain, &agent) != first
-    });
+    for _ in 0..5 {
+        let before = serial(&domain, &agent);
+        eventually("the server has seen a new serial", || {
+            serial(&domain, &agent) != before
+        });
+    }
     domain.entry(&agent, "/after", "unix:uid:0", &[]);
     wait_for_svid(&agent, "/after");
 }

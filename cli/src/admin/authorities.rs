@@ -10,7 +10,7 @@ use proto::spire::server::localauthority::{
 use tonic::Status;
 use tonic::transport::Channel;
 
-use super::connect;
+use super::{connect, connect_to};
 use crate::console::{Console, say};
 use crate::failure::Failure;
 use crate::flags::{Output, Values};
@@ -28,6 +28,9 @@ macro_rules! ask {
     }};
 }
 
+/// What SPIRE's command says of a failure to show X.509 authorities.
+const X509_SHOWN: &str = "could not get X.509 authorities";
+
 /// What the server said.
 struct Answer {
     /// Only if JSON was asked for.
@@ -40,12 +43,16 @@ pub(super) async fn show(
     session: &mut Session,
     values: &Values,
 ) -> Result<(), Failure> {
-    let client = client(session, values).await?;
-    let answer = states(kind, client, values).await.map_err(|status| {
+    let channel = match kind {
+        AuthorityKind::X509 => connect_to(session, values, X509_SHOWN).await?,
+        // As SPIRE's command has it.
+        AuthorityKind::Jwt => connect(session, values).await?,
+    };
+    let answer = states(kind, LocalAuthorityClient::new(channel), values).await;
+    let answer = answer.map_err(|status| {
         let failure = rpc::failed(&status);
         match kind {
-            AuthorityKind::X509 => failure.context("could not get X.509 authorities"),
-            // As SPIRE's command has it.
+            AuthorityKind::X509 => failure.context(X509_SHOWN),
             AuthorityKind::Jwt => failure,
         }
     })?;
@@ -92,15 +99,14 @@ pub(super) async fn step(
             given.to_owned()
         }
     };
-    let client = client(session, values).await?;
+    let tried = format!("could not {verb} {} authority", kind.name());
+    let channel = connect_to(session, values, &tried).await?;
+    let client = LocalAuthorityClient::new(channel);
     let answer = match kind {
         AuthorityKind::X509 => x509(step, id, client, values).await,
         AuthorityKind::Jwt => jwt(step, id, client, values).await,
     };
-    let answer = answer.map_err(|status| {
-        let tried = format!("could not {verb} {} authority", kind.name());
-        rpc::failed(&status).context(tried)
-    })?;
+    let answer = answer.map_err(|status| rpc::failed(&status).context(tried))?;
     let console = &mut session.console;
     if let Some(json) = answer.json {
         say!(console, "{}", json?);
@@ -112,13 +118,6 @@ pub(super) async fn step(
         changed.ok_or_else(|| Failure::new("the server did not say which authority it was"))?;
     print(console, kind, &changed);
     Ok(())
-}
-
-async fn client(
-    session: &Session,
-    values: &Values,
-) -> Result<LocalAuthorityClient<Channel>, Failure> {
-    Ok(LocalAuthorityClient::new(connect(session, values).await?))
 }
 
 async fn states(

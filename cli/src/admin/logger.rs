@@ -4,7 +4,7 @@ use proto::spire::server::logger::logger_client::LoggerClient;
 use proto::spire::server::logger::{GetLoggerRequest, ResetLogLevelRequest, SetLogLevelRequest};
 use tonic::transport::Channel;
 
-use super::connect;
+use super::connect_to;
 use crate::failure::Failure;
 use crate::flags::Values;
 use crate::logger::{level, print};
@@ -37,7 +37,6 @@ async fn client(
     values: &Values,
     tried: &str,
 ) -> Result<LoggerClient<Channel>, Failure> {
-    let channel = connect(session, values).await;
-    let channel = channel.map_err(|failure| failure.context(tried))?;
+    let channel = connect_to(session, values, tried).await?;
     Ok(LoggerClient::new(channel))
 }

@@ -16,7 +16,7 @@ use proto::spire::server::svid::svid_client::SvidClient;
 use proto::spire::server::svid::{MintJwtsvidRequest, MintX509svidRequest};
 use zeroize::Zeroizing;
 
-use super::{connect, spiffe_id};
+use super::{connect_to, spiffe_id};
 use crate::console::{Console, say, tell};
 use crate::failure::Failure;
 use crate::files::{Readers, write};
@@ -30,9 +30,7 @@ pub(super) async fn x509(session: &mut Session, values: &Values) -> Result<(), F
     let ttl = seconds(values)?;
     let made = new_named_key(KeyAlgorithm::EcP256, &id, values.list("dns"))
         .map_err(|error| Failure::chain(&error).context("unable to generate CSR"))?;
-    let channel = connect(session, values)
-        .await
-        .map_err(|failure| failure.context(MINT))?;
+    let channel = connect_to(session, values, MINT).await?;
     let svid = SvidClient::new(channel.clone())
         .mint_x509svid(MintX509svidRequest {
             csr: made.csr.into(),
@@ -84,9 +82,7 @@ pub(super) async fn jwt(session: &mut Session, values: &Values) -> Result<(), Fa
     }
     let id = spiffe_id(text)?;
     let ttl = seconds(values)?;
-    let channel = connect(session, values)
-        .await
-        .map_err(|failure| failure.context(MINT))?;
+    let channel = connect_to(session, values, MINT).await?;
     let answer = SvidClient::new(channel)
         .mint_jwtsvid(MintJwtsvidRequest {
             id: Some(id),

@@ -5,7 +5,7 @@ use proto::spire::server::localauthority::{
     RevokeX509UpstreamAuthorityRequest, TaintX509UpstreamAuthorityRequest,
 };
 
-use super::connect;
+use super::connect_to;
 use crate::console::say;
 use crate::failure::Failure;
 use crate::flags::{Output, Values};
@@ -13,13 +13,13 @@ use crate::session::Session;
 use crate::{json, rpc};
 
 pub(super) async fn taint(session: &mut Session, values: &Values) -> Result<(), Failure> {
+    const TRIED: &str = "could not taint X.509 upstream authority";
     let subject_key_id = subject_key_id(values)?;
-    let mut client = LocalAuthorityClient::new(connect(session, values).await?);
+    let channel = connect_to(session, values, TRIED).await?;
+    let mut client = LocalAuthorityClient::new(channel);
     let request = TaintX509UpstreamAuthorityRequest { subject_key_id };
     let answer = client.taint_x509_upstream_authority(request).await;
-    let answer = answer.map_err(|status| {
-        rpc::failed(&status).context("could not taint X.509 upstream authority")
-    })?;
+    let answer = answer.map_err(|status| rpc::failed(&status).context(TRIED))?;
     let answer = answer.into_inner();
     if values.output() == Output::Json {
         const NAME: &str = ".spire.api.server.localauthority.v1.TaintX509UpstreamAuthorityResponse";
@@ -33,13 +33,13 @@ pub(super) async fn taint(session: &mut Session, values: &Values) -> Result<(), 
 }
 
 pub(super) async fn revoke(session: &mut Session, values: &Values) -> Result<(), Failure> {
+    const TRIED: &str = "could not revoke X.509 upstream authority";
     let subject_key_id = subject_key_id(values)?;
-    let mut client = LocalAuthorityClient::new(connect(session, values).await?);
+    let channel = connect_to(session, values, TRIED).await?;
+    let mut client = LocalAuthorityClient::new(channel);
     let request = RevokeX509UpstreamAuthorityRequest { subject_key_id };
     let answer = client.revoke_x509_upstream_authority(request).await;
-    let answer = answer.map_err(|status| {
-        rpc::failed(&status).context("could not revoke X.509 upstream authority")
-    })?;
+    let answer = answer.map_err(|status| rpc::failed(&status).context(TRIED))?;
     let answer = answer.into_inner();
     if values.output() == Output::Json {
         const NAME: &str =

@@ -28,7 +28,7 @@ pub(crate) async fn run(session: &mut Session, values: &Values) -> Result<(), Fa
     let log = runtime::log::init(&config.log).map_err(|error| Failure::chain(&error))?;
     close_umask();
     let mut life = Life::begin(session.clock.clone())?;
-    life.reopen_log_on_signal(log.clone())?;
+    life.heed_user_signals(log.clone())?;
     for warning in warnings {
         warn!(%warning, "Configuration needs attention");
     }

@@ -10,8 +10,11 @@ use crate::failure::Failure;
 use crate::flags::Values;
 use crate::rpc;
 use crate::session::Session;
+use crate::socket::AGENT;
 
 pub(super) async fn check(session: &mut Session, values: &Values) -> Result<(), Failure> {
+    // Which socket is meant is no question of health.
+    AGENT.path(values, &session.environment)?;
     let verbose = values.switch("verbose");
     if verbose {
         say!(session.console, "Checking agent health...");

@@ -60,7 +60,7 @@ pub(super) struct Server {
     pub(super) ratelimit: Option<RateLimit>,
     // Known, and without effect.
     pub(super) max_attested_node_info_staleness: Option<String>,
-    // SPIRE's profiler has no counterpart here; its settings change nothing that is promised.
+    // SPIRE's profiler has no counterpart here.
     pub(super) profiling_enabled: Option<bool>,
     pub(super) profiling_port: Option<Body>,
     pub(super) profiling_freq: Option<Body>,

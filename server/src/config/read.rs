@@ -49,6 +49,7 @@ pub(super) fn read(
     apply(&mut server, overrides);
     refuse_unbuilt(&server, &mut problems);
     warn_without_effect(&server, &mut problems);
+    warn_of_profiler(&server, &mut problems);
     match file.signet.store.as_deref() {
         None => {}
         Some("embedded") => rest.plugins.store = Some(StoreConfig::Embedded),
@@ -270,6 +271,18 @@ fn warn_without_effect(server: &raw::Server, problems: &mut Problems) {
     ] {
         let text = format!("server.{key} has no effect: every commit is seen at once");
         problems.warn_if(set, text);
+    }
+}
+
+/// The settings of the profiler alone, which is refused.
+fn warn_of_profiler(server: &raw::Server, problems: &mut Problems) {
+    for (key, said) in [
+        ("profiling_freq", &server.profiling_freq),
+        ("profiling_names", &server.profiling_names),
+        ("profiling_port", &server.profiling_port),
+    ] {
+        let text = format!("server.{key} has no effect: there is no profiler");
+        problems.warn_if(said.is_some(), text);
     }
 }
 

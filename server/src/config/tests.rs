@@ -1,5 +1,7 @@
 //! Configuration files of SPIRE, and what is wrong with others.
 
+mod keys;
+
 use attestors::node::k8s_psat::{AgentIdBy, KubeConfig};
 use attestors::node::x509pop::Trust;
 

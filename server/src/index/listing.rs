@@ -55,7 +55,8 @@ pub(crate) struct EntryFilter {
     pub(crate) selectors: Option<(Match, Selectors)>,
     pub(crate) federates_with: Option<(Match, BTreeSet<TrustDomain>)>,
     pub(crate) hint: Option<String>,
-    pub(crate) downstream: Option<bool>,
+    /// Those of servers below alone.
+    pub(crate) downstream: bool,
 }
 
 impl EntryFilter {
@@ -81,9 +82,7 @@ impl EntryFilter {
                     .as_ref()
                     .is_some_and(|have| have.as_str() == hint)
             })
-            && self
-                .downstream
-                .is_none_or(|downstream| entry.downstream == downstream)
+            && (!self.downstream || entry.downstream)
     }
 }
 

@@ -255,6 +255,11 @@ async fn filters_masks_and_pages_entries() {
             vec!["/a", "/b", "/c"],
         ),
         (filter(&|f| f.by_downstream = Some(true)), vec!["/c"]),
+        // SPIRE's command always sends it.
+        (
+            filter(&|f| f.by_downstream = Some(false)),
+            vec!["/a", "/b", "/c"],
+        ),
         (
             filter(&|f| f.by_selectors = by(exact, &["uid:1", "gid:1"])),
             vec!["/a"],

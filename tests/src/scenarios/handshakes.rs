@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+
 use super::{Pairing, serial};
 use crate::domain::{Agent, Domain, Plan};
 use crate::prober::{NAME, Prober};
@@ -21,11 +24,7 @@ pub fn no_handshake_fails(pairing: Pairing) {
 
 /// The same with so many authorities replaced one after the other.
 pub fn no_handshake_fails_through(pairing: Pairing, rotations: u32) {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .unwrap();
-    runtime.block_on(async {
+    block_on(async {
         let mut scene = Scene::start(pairing).await;
         scene.prober.some(SOME).await;
         scene.restart_server().await;
@@ -35,11 +34,28 @@ pub fn no_handshake_fails_through(pairing: Pairing, rotations: u32) {
             scene.replace_the_authority().await;
         }
         scene.all_renewed().await;
-        scene.prober.some(SOME).await;
-        let tally = scene.prober.tally();
-        assert!(tally.failures.is_empty(), "{:#?}", tally.failures);
-        eprintln!("{} handshakes, none failed", tally.succeeded);
+        scene.end().await;
     });
+}
+
+/// An X.509 and a JWT authority are prepared, activated, tainted and revoked, as an operator would whose keys
+/// leaked; a JWT-SVID that an agent gives out is valid at the other all the time.
+pub fn no_handshake_fails_while_authorities_are_replaced(pairing: Pairing) {
+    block_on(async {
+        let mut scene = Scene::start(pairing).await;
+        scene.prober.some(SOME).await;
+        scene.replace_the_authority().await;
+        scene.replace_the_jwt_authority();
+        scene.end().await;
+    });
+}
+
+fn block_on(scene: impl Future<Output = ()>) {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime.block_on(scene);
 }
 
 /// Two workloads on one agent and one on another, shaking hands all the time.
@@ -140,6 +156,56 @@ impl Scene {
         self.prober.some(SOME).await;
     }
 
+    /// The same for JWT-SVIDs. The prober goes on beside it.
+    fn replace_the_jwt_authority(&self) {
+        let shown = self.jwt_authority("show", None);
+        let old = id_after(&shown, "Active JWT authority:");
+        let first = self.token_of(&old);
+        self.prober.step("a JWT authority is prepared");
+        let prepared = self.jwt_authority("prepare", None);
+        let new = id_after(&prepared, "Prepared JWT authority:");
+        self.wait_for_keys(|keys| keys.contains(&new));
+        self.prober.step("it is activated");
+        self.jwt_authority("activate", Some(&new));
+        self.prober.step("the old JWT authority is tainted");
+        self.jwt_authority("taint", Some(&old));
+        // The agents drop what it signed, and ask again.
+        let second = self.token_of(&new);
+        self.prober.step("the old JWT authority is revoked");
+        self.jwt_authority("revoke", Some(&old));
+        self.wait_for_keys(|keys| !keys.contains(&old));
+        let [_, other] = &self.agents;
+        assert_eq!(valid(other, &first), 1, "its authority is gone");
+        assert_eq!(valid(other, &second), 0);
+    }
+
+    /// A JWT-SVID of the first agent, once that authority signs what it gives out. Whatever it gives out is valid
+    /// at the other.
+    fn token_of(&self, key_id: &str) -> String {
+        let [first, other] = &self.agents;
+        let mut token = String::new();
+        eventually("the JWT-SVID is signed by the active authority", || {
+            token = fetch_jwt(first).lines().nth(1).unwrap().trim().to_owned();
+            assert_eq!(valid(other, &token), 0);
+            signer(&token) == key_id
+        });
+        token
+    }
+
+    /// Waits until the JWT bundle of both agents has, or has not, the keys.
+    fn wait_for_keys(&self, holds: impl Fn(&str) -> bool) {
+        for agent in &self.agents {
+            eventually("the agent has the JWT bundle", || holds(&fetch_jwt(agent)));
+        }
+    }
+
+    async fn end(&self) {
+        self.prober.some(SOME).await;
+        let tally = self.prober.tally();
+        assert!(tally.failures.is_empty(), "{:#?}", tally.failures);
+        eprintln!("{} handshakes, none failed", tally.succeeded);
+    }
+
     async fn all(&mut self, what: &str, holds: impl Fn(&Shown) -> bool) {
         for workload in &mut self.workloads {
             workload.until(what, &holds).await;
@@ -160,10 +226,38 @@ impl Scene {
     }
 
     fn authority(&self, verb: &str, id: Option<&str>) -> String {
-        let mut words = vec!["localauthority", "x509", verb];
+        self.authority_of("x509", verb, id)
+    }
+
+    fn jwt_authority(&self, verb: &str, id: Option<&str>) -> String {
+        self.authority_of("jwt", verb, id)
+    }
+
+    fn authority_of(&self, kind: &str, verb: &str, id: Option<&str>) -> String {
+        let mut words = vec!["localauthority", kind, verb];
         words.extend(id.iter().flat_map(|id| ["-authorityID", *id]));
         self.domain.cli(&words).success()
     }
+}
+
+/// What the agent's program prints of a JWT-SVID, and of the bundles below it.
+fn fetch_jwt(agent: &Agent) -> String {
+    let fetched = agent.api(agent.make, &["fetch", "jwt", "-audience", "probe"]);
+    fetched.success()
+}
+
+/// The exit code of the program that looks at a token.
+fn valid(agent: &Agent, token: &str) -> i32 {
+    let words = ["validate", "jwt", "-audience", "probe", "-svid", token];
+    agent.api(agent.make, &words).code
+}
+
+/// The name of the key that signed a token.
+fn signer(token: &str) -> String {
+    let header = token.split('.').next().unwrap();
+    let header = URL_SAFE_NO_PAD.decode(header).unwrap();
+    let header: serde_json::Value = serde_json::from_slice(&header).unwrap();
+    header["kid"].as_str().unwrap().to_owned()
 }
 
 /// The name that is printed below a title.

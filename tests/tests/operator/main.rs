@@ -12,5 +12,6 @@ mod audit;
 mod disk;
 mod place;
 mod push;
+mod signals;
 mod start;
 mod state;

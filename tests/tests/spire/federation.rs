@@ -1,5 +1,4 @@
-//! Federation of our server with SPIRE's, by both profiles and in both directions, and the commands of
-//! either program on either server.
+//! Federation of our server with SPIRE's, by both profiles and in both directions.
 
 use std::path::{Path, PathBuf};
 
@@ -8,8 +7,7 @@ use rcgen::{
     KeyUsagePurpose, SanType,
 };
 use tests::domain::{Domain, Plan, free_port};
-use tests::process::Ended;
-use tests::programs::Make::{self, Signet, Spire};
+use tests::programs::Make::{Signet, Spire};
 
 /// Our server beside SPIRE's, each with a bundle endpoint.
 struct Pair {
@@ -166,84 +164,4 @@ impl Web {
             key: file("key.pem", key.serialize_pem()),
         }
     }
-}
-
-#[test]
-fn either_program_says_the_same_of_relationships_on_either_server() {
-    if !is_there() {
-        return;
-    }
-    let domains = [Signet, Spire].map(|make| Plan::new(make).start());
-    let shown = domains[1].cli(&["bundle", "show", "-format", "spiffe"]);
-    let seed = domains[1].folder().join("seed.json");
-    std::fs::write(&seed, shown.success()).unwrap();
-    let mut transcripts = Vec::new();
-    for domain in &domains {
-        for make in [Signet, Spire] {
-            transcripts.push(transcript(domain, make, seed.to_str().unwrap()));
-        }
-    }
-    let first = &transcripts[3];
-    for transcript in &transcripts {
-        assert_eq!(transcript.len(), first.len());
-        for ((line, said), (_, expected)) in transcript.iter().zip(first) {
-            assert_eq!(said, expected, "`{line}`");
-        }
-    }
-}
-
-/// What a program says to each command. No relationship is left on the server.
-fn transcript(domain: &Domain, make: Make, seed: &str) -> Vec<(String, (String, String, i32))> {
-    let web = "-bundleEndpointProfile https_web -bundleEndpointURL https://127.0.0.1:9/";
-    let spiffe = "-bundleEndpointProfile https_spiffe -bundleEndpointURL https://127.0.0.1:9/ -endpointSpiffeID spiffe://b.test/e";
-    let lines = [
-        "federation list".to_owned(),
-        format!("federation create -trustDomain a.test {web}a"),
-        format!("federation create -trustDomain a.test {web}b"),
-        format!("federation create -trustDomain a.test {web}b -output json"),
-        format!("federation create -trustDomain b.test {spiffe} -trustDomainBundlePath {seed} -trustDomainBundleFormat spiffe -output json"),
-        format!("federation create -trustDomain c.test {spiffe} -trustDomainBundlePath {seed} -trustDomainBundleFormat spiffe"),
-        format!("federation create -trustDomain example.org {web}"),
-        format!("federation create -trustDomain A.test {web}"),
-        "federation create -trustDomain d.test -bundleEndpointProfile https_web -bundleEndpointURL https://u@d.test/".to_owned(),
-        "federation create -trustDomain d.test -bundleEndpointProfile https_web -bundleEndpointURL https://".to_owned(),
-        "federation create -trustDomain d.test -bundleEndpointProfile https_web -bundleEndpointURL d.test".to_owned(),
-        "federation create -trustDomain d.test -bundleEndpointProfile https_spiffe -bundleEndpointURL https://d.test -endpointSpiffeID d.test".to_owned(),
-        format!("federation create -data /nonexistent {web}"),
-        "federation show -trustDomain a.test".to_owned(),
-        "federation show -trustDomain spiffe://b.test -output json".to_owned(),
-        "federation show -trustDomain nope.test".to_owned(),
-        "federation show -trustDomain no/pe".to_owned(),
-        format!("federation update -trustDomain a.test {spiffe}"),
-        format!("federation update -trustDomain nope.test {web} -output json"),
-        format!("federation update -trustDomain nope.test {web}"),
-        "federation list".to_owned(),
-        "federation refresh -id nope.test".to_owned(),
-        "federation refresh -id no/pe".to_owned(),
-        "federation refresh -id nope.test -output json".to_owned(),
-        "federation delete -id no/pe".to_owned(),
-        "federation delete -id spiffe://a.test".to_owned(),
-        "federation delete -id a.test -output json".to_owned(),
-        "federation delete -id b.test".to_owned(),
-        "federation delete -id b.test".to_owned(),
-        "federation list -output json".to_owned(),
-    ];
-    let told = lines.map(|line| {
-        let words: Vec<&str> = line.split(' ').collect();
-        let Ended {
-            stdout,
-            stderr,
-            code,
-        } = domain.cli_of(make, &words);
-        (line, (masked(&stdout), masked(&stderr), code))
-    });
-    told.into()
-}
-
-/// The one difference: SPIRE tells of its database.
-fn masked(text: &str) -> String {
-    text.replace(
-        "datastore-sql: UNIQUE constraint failed: federated_trust_domains.trust_domain",
-        "there is a federation relationship with this trust domain already",
-    )
 }

@@ -39,7 +39,8 @@ fn read(own: &TrustDomain, filter: list_entries_request::Filter) -> Result<Entry
     let mut read = EntryFilter {
         // An empty hint is no condition, as in SPIRE.
         hint: filter.by_hint.filter(|hint| !hint.is_empty()),
-        downstream: filter.by_downstream,
+        // No is no condition, as in SPIRE: its command says it wherever it is not asked for these alone.
+        downstream: filter.by_downstream == Some(true),
         ..EntryFilter::default()
     };
     if let Some(id) = &filter.by_parent_id {
