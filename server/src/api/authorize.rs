@@ -185,10 +185,7 @@ impl Gate {
         self: &Arc<Self>,
         svid: &Arc<Svid>,
     ) -> Result<Result<StoredAgent, Denial>, WriteError> {
-        let seen = {
-            let snapshot = self.index.snapshot();
-            standing(snapshot.agents.get(&svid.id), svid.leaf.serial_decimal())
-        };
+        let seen = standing(&self.index.snapshot(), svid);
         match seen {
             Seen::Current(agent) => Ok(Ok(agent)),
             Seen::Denied(denial) => Ok(Err(denial)),
