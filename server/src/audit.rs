@@ -331,25 +331,15 @@ impl Audit {
                 entry.parent_id = %entry.parent_id,
                 spiffe.id = %entry.spiffe_id
             ),
-            Event::AgentAttested {
-                id,
-                attestor,
-                serial,
-            } => {
-                line!(self, event, caller, agent.id = %id, attestor, svid.serial = serial);
-            }
-            Event::AgentRenewed { id, serial }
-            | Event::AgentPromoted { id, serial }
-            | Event::AgentImported { id, serial }
-            | Event::AgentFollowed { id, serial } => {
-                line!(self, event, caller, agent.id = %id, svid.serial = serial);
-            }
-            Event::AgentVersionReported { id, version } => {
-                line!(self, event, caller, agent.id = %id, version);
-            }
-            Event::AgentDoubted(id, _) | Event::AgentBanned(id) | Event::AgentEvicted(id) => {
-                line!(self, event, caller, agent.id = %id);
-            }
+            Event::AgentAttested { .. }
+            | Event::AgentRenewed { .. }
+            | Event::AgentPromoted { .. }
+            | Event::AgentImported { .. }
+            | Event::AgentFollowed { .. }
+            | Event::AgentVersionReported { .. }
+            | Event::AgentDoubted(..)
+            | Event::AgentBanned(_)
+            | Event::AgentEvicted(_) => self.of_agent(caller, event),
             Event::JoinTokenCreated {
                 expires_at,
                 agent_id,
@@ -390,6 +380,31 @@ impl Audit {
             | Event::X509SvidMinted { .. }
             | Event::JwtSvidMinted { .. }
             | Event::DownstreamCaIssued { .. } => self.issued(caller, event),
+        }
+    }
+
+    fn of_agent(&self, caller: &(dyn std::fmt::Display + Sync), event: Event<'_>) {
+        match event {
+            Event::AgentAttested {
+                id,
+                attestor,
+                serial,
+            } => {
+                line!(self, event, caller, agent.id = %id, attestor, svid.serial = serial);
+            }
+            Event::AgentRenewed { id, serial }
+            | Event::AgentPromoted { id, serial }
+            | Event::AgentImported { id, serial }
+            | Event::AgentFollowed { id, serial } => {
+                line!(self, event, caller, agent.id = %id, svid.serial = serial);
+            }
+            Event::AgentVersionReported { id, version } => {
+                line!(self, event, caller, agent.id = %id, version);
+            }
+            Event::AgentDoubted(id, _) | Event::AgentBanned(id) | Event::AgentEvicted(id) => {
+                line!(self, event, caller, agent.id = %id);
+            }
+            _ => {}
         }
     }
 

@@ -20,7 +20,7 @@ const FIRST_PAUSE: Duration = Duration::from_millis(500);
 const LONGEST_PAUSE: Duration = Duration::from_secs(240);
 
 /// The wait is this part of what is left of an SVID, at most.
-const TRIES_BEFORE_THE_END: u32 = 4;
+const PART_OF_WHAT_IS_LEFT: u32 = 2;
 
 /// Names one batch.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
@@ -170,7 +170,7 @@ impl Signing {
         let left = left.and_then(|end| end.duration_since(now).ok());
         let again = now
             + left.map_or(pause, |left| {
-                pause.min(FIRST_PAUSE.max(left / TRIES_BEFORE_THE_END))
+                pause.min(FIRST_PAUSE.max(left / PART_OF_WHAT_IS_LEFT))
             });
         self.limit = (self.limit / 2).max(1);
         self.failures = self.failures.saturating_add(1);

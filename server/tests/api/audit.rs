@@ -36,6 +36,7 @@ use tonic::transport::Channel;
 use super::agents::renew;
 use super::bundles::{bundle, jwt, x509};
 use super::downstream::{new_ca, publish, workload};
+use super::import;
 use super::mint::{mint, mint_jwt, params};
 use super::support::{Server, agent_id, csr, entry, id, own, start};
 use super::svids::issue;
@@ -200,6 +201,7 @@ async fn every_rpc_that_acts_tells_the_trail_what_it_did() {
     bundles(&server, &mut trail).await;
     federation(&server, &mut trail).await;
     authorities(&server, &mut trail).await;
+    imports(&server, &mut trail).await;
     let all = rpcs();
     let left: Vec<_> = all
         .keys()
@@ -434,4 +436,18 @@ async fn authorities(server: &Server, trail: &mut Trail<'_>) {
     let request = RevokeJwtAuthorityRequest { authority_id: old };
     client.revoke_jwt_authority(request).await.unwrap();
     trail.tells("RevokeJWTAuthority", "authority_revoked");
+}
+
+async fn imports(server: &Server, trail: &mut Trail<'_>) {
+    let left = start().await;
+    let (agent, _, _channel) = left.agent().await;
+    import::merge(server, import::bundle(&left).await, false)
+        .await
+        .unwrap();
+    trail.tells("ImportBundle", "bundle_merged");
+    left.entry(&agent, "/moved").await;
+    import::import_entries(server, import::listed(&left).await, false).await;
+    trail.tells("BatchImportEntry", "entry_imported");
+    import::import_agents(server, import::agents(&left).await, &left).await;
+    trail.tells("BatchImportAgent", "agent_imported");
 }

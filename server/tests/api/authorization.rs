@@ -189,8 +189,11 @@ async fn a_workload_a_server_below_and_an_administrator_may_do_what_is_theirs_an
     let channel = server.connect(Some(&identity)).await.unwrap();
     // What changes the machine of the server is for those who are on it.
     let on_the_machine = [
+        "BatchImportAgent",
+        "BatchImportEntry",
         "GetInfo",
         "GetLogger",
+        "ImportBundle",
         "ResetLogLevel",
         "SetLogLevel",
         "Snapshot",

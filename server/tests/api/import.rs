@@ -33,13 +33,13 @@ async fn pair() -> (Server, Server) {
     (old, new)
 }
 
-async fn bundle(server: &Server) -> types::Bundle {
+pub(crate) async fn bundle(server: &Server) -> types::Bundle {
     let mut client = server.bundles();
     let answer = client.get_bundle(GetBundleRequest::default()).await;
     answer.unwrap().into_inner()
 }
 
-async fn merge(
+pub(crate) async fn merge(
     server: &Server,
     bundle: types::Bundle,
     plan_only: bool,
@@ -53,7 +53,7 @@ async fn merge(
     Ok((answer.outcome(), answer.bundle.unwrap()))
 }
 
-async fn import_entries(
+pub(crate) async fn import_entries(
     server: &Server,
     entries: Vec<types::Entry>,
     plan_only: bool,
@@ -68,7 +68,7 @@ async fn import_entries(
     answer.into_inner().results
 }
 
-async fn import_agents(
+pub(crate) async fn import_agents(
     server: &Server,
     agents: Vec<types::Agent>,
     from: &Server,
@@ -93,13 +93,13 @@ async fn signing(server: &Server) -> Vec<String> {
     known.map(|state| state.authority_id).collect()
 }
 
-async fn listed(server: &Server) -> Vec<types::Entry> {
+pub(crate) async fn listed(server: &Server) -> Vec<types::Entry> {
     let mut client = server.entries();
     let listed = client.list_entries(ListEntriesRequest::default()).await;
     listed.unwrap().into_inner().entries
 }
 
-async fn agents(server: &Server) -> Vec<types::Agent> {
+pub(crate) async fn agents(server: &Server) -> Vec<types::Agent> {
     let mut client = server.agents();
     let listed = client.list_agents(ListAgentsRequest::default()).await;
     listed.unwrap().into_inner().agents

@@ -150,12 +150,12 @@ pub fn an_agent_hears_of_more_entries_than_one_message_holds(pairing: Pairing) {
     // Few and large: together above the 1 MiB of our server's messages.
     let hint = "h".repeat(1024);
     let large = (0..PAGE - 100).map(|at| entry(&agent, &format!("/large/{at}"), &hint));
-    create(&domain, large.collect());
+    create(&domain, large);
     domain.entry(&agent, "/first", "unix:uid:0", &[]);
     wait_for(&agent, &["/first"]);
     // Many: 1,200 and more with those before.
     let many = (0..2 * PAGE - 200).map(|at| entry(&agent, &format!("/many/{at}"), ""));
-    create(&domain, many.collect());
+    create(&domain, many);
     let last = domain.entry(&agent, "/last", "unix:uid:0", &[]);
     wait_for(&agent, &["/first", "/last"]);
 
@@ -187,7 +187,8 @@ fn entry(agent: &Agent, path: &str, hint: &str) -> Value {
     })
 }
 
-fn create(domain: &Domain, entries: Vec<Value>) {
+fn create(domain: &Domain, entries: impl Iterator<Item = Value>) {
+    let entries: Vec<_> = entries.collect();
     let file = domain.folder().join("entries.json");
     let text = serde_json::json!({ "entries": entries }).to_string();
     std::fs::write(&file, text).unwrap();

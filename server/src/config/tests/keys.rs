@@ -27,7 +27,7 @@ const KEYS: [(&str, &str, &str, Fate); 63] = [
         Effect,
     ),
     ("server", "agent_ttl", r#"= "10m""#, Effect),
-    ("server", "audit_log_enabled", "= true", Effect),
+    ("server", "audit_log_enabled", "= false", Effect),
     ("server", "bind_address", r#"= "127.0.0.2""#, Effect),
     ("server", "bind_port", "= 9", Effect),
     ("server", "ca_key_type", r#"= "rsa-2048""#, Effect),

@@ -111,12 +111,12 @@ pub(crate) fn run(
         let words: Vec<String> = line.words.iter().map(|word| mask.fill(word)).collect();
         let words: Vec<&str> = words.iter().map(String::as_str).collect();
         let ended = ask(&words, line.has_socket);
-        (line.clone(), masked(line, ended, mask))
+        (line.clone(), masked(line, &ended, mask))
     });
     said.collect()
 }
 
-fn masked(line: &Line, ended: Ended, mask: &mut Mask) -> Said {
+fn masked(line: &Line, ended: &Ended, mask: &mut Mask) -> Said {
     let (out, err) = match line.compared {
         Compared::AsSaid => {
             let err = mask.plain(&ended.stderr);
