@@ -67,7 +67,7 @@ pub(crate) const OF_SERVER: &[Mended] = &[
     },
     mended(
         "validate",
-        "Warning: DataStore `sql` with `sqlite3`: the embedded store below `data_dir` is used; SPIRE's database is not read\n",
+        "Warning: DataStore `sql` with `sqlite3`: the embedded store below `data_dir` is used; SPIRE's database is not read, `signet migrate` asks the server that has it\n",
     ),
 ];
 
