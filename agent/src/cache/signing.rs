@@ -19,8 +19,17 @@ const FIRST_PAUSE: Duration = Duration::from_millis(500);
 /// The longest wait between two tries of a server that fails.
 const LONGEST_PAUSE: Duration = Duration::from_secs(240);
 
-/// The wait is this part of what is left of an SVID, at most.
-const PART_OF_WHAT_IS_LEFT: u32 = 2;
+/// A pause before the next try, cut to half of what is left of what is served until `end`: it is not to be over while
+/// its successor waits for its turn. None is cut below `least`.
+pub(super) fn in_time(
+    pause: Duration,
+    least: Duration,
+    end: Option<SystemTime>,
+    now: SystemTime,
+) -> Duration {
+    let left = end.and_then(|end| end.duration_since(now).ok());
+    left.map_or(pause, |left| pause.min(least.max(left / 2)))
+}
 
 /// Names one batch.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
@@ -166,12 +175,8 @@ impl Signing {
         let Some(flight) = self.flights.remove(&id) else {
             return (Vec::new(), now + pause);
         };
-        let left = flight.entry_ids.iter().filter_map(ends).min();
-        let left = left.and_then(|end| end.duration_since(now).ok());
-        let again = now
-            + left.map_or(pause, |left| {
-                pause.min(FIRST_PAUSE.max(left / PART_OF_WHAT_IS_LEFT))
-            });
+        let first_end = flight.entry_ids.iter().filter_map(ends).min();
+        let again = now + in_time(pause, FIRST_PAUSE, first_end, now);
         self.limit = (self.limit / 2).max(1);
         self.failures = self.failures.saturating_add(1);
         self.paused_until = Some(again);

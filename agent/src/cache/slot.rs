@@ -11,7 +11,7 @@ use identity::x509::X509Svid;
 use workload_api::source::Identity;
 
 use super::account::Issued;
-use super::signing::{BatchId, Lane, Ticket};
+use super::signing::{BatchId, Lane, Ticket, in_time};
 use super::trust::Standing;
 use crate::sealed::Revision;
 
@@ -308,23 +308,15 @@ impl Slot {
     pub(super) fn refuse(&mut self, spread: Duration, now: SystemTime) {
         let wait = FIRST_RETRY
             .saturating_mul(2_u32.saturating_pow(self.failures))
-            .min(LONGEST_RETRY)
-            .min(self.last_chance(now));
+            .min(LONGEST_RETRY);
+        // An SVID below an authority that nears its own end is due on arrival, time and again.
+        let wait = in_time(wait, FIRST_RETRY, self.served_until(), now);
         self.failures = self.failures.saturating_add(1);
         self.awaiting = false;
         self.work = Work::Retry {
             at: now + wait + spread.min(wait),
             unreachable: false,
         };
-    }
-
-    /// How long what is served can be left alone at most: it is not to end while its successor waits for its turn.
-    /// An SVID below an authority that nears its own end is due on arrival, time and again.
-    fn last_chance(&self, now: SystemTime) -> Duration {
-        let served = self.served.as_ref();
-        let ends = served.map(|served| served.identity.svid.validity().not_after());
-        let left = ends.and_then(|ends| ends.duration_since(now).ok());
-        left.map_or(LONGEST_RETRY, |left| (left / 2).max(FIRST_RETRY))
     }
 
     /// The server could not be asked.
