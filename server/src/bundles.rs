@@ -3,6 +3,7 @@
 //! A bundle is written only when it changes, and each change raises its sequence number by one:
 //! peers poll for the number, and SPIRE's agents take a bundle with a lower one for older.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, SystemTime};
 
 use identity::{
@@ -167,24 +168,31 @@ pub(crate) fn append_plan(
     snapshot: &Snapshot,
     additions: &Additions,
 ) -> Plan<Result<Bundle, NotAppended>> {
-    let own = snapshot.bundles.own();
-    let mut bundle = own.map_or_else(
-        || Bundle::new(snapshot.bundles.own_trust_domain().clone()),
-        |stored| stored.value.clone(),
-    );
+    let mut bundle = own_or_new(snapshot);
     match append(&mut bundle, additions) {
         Err(taken) => Plan::Nothing(Err(taken)),
         Ok(false) => Plan::Nothing(Ok(bundle)),
         Ok(true) => {
             bundle.sequence = bundle.sequence.saturating_add(1);
-            let key = Key::bundle(&bundle.trust_domain);
-            let seen = Expect::seen(own.map(|stored| stored.revision));
-            let txn = Txn::new()
-                .expect(key.clone(), seen)
-                .put(key, codec::encode(&bundle));
-            Plan::Commit(txn, Ok(bundle))
+            Plan::Commit(put_own(snapshot, &bundle), Ok(bundle))
         }
     }
+}
+
+/// Our own bundle; an empty one if there is none yet.
+fn own_or_new(snapshot: &Snapshot) -> Bundle {
+    let new = || Bundle::new(snapshot.bundles.own_trust_domain().clone());
+    let own = snapshot.bundles.own();
+    own.map_or_else(new, |stored| stored.value.clone())
+}
+
+/// Writes our own bundle, if the stored one is still what the snapshot shows.
+fn put_own(snapshot: &Snapshot, bundle: &Bundle) -> Txn {
+    let key = Key::bundle(&bundle.trust_domain);
+    let seen = Expect::seen(snapshot.bundles.own().map(|stored| stored.revision));
+    Txn::new()
+        .expect(key.clone(), seen)
+        .put(key, codec::encode(bundle))
 }
 
 /// What is to be written for our own bundle to have what the bundle of another server of our trust domain
@@ -196,16 +204,12 @@ pub(crate) fn merge_plan(
     snapshot: &Snapshot,
     theirs: &Bundle,
 ) -> Plan<Result<(Takeover, Bundle), NotAppended>> {
-    let own = snapshot.bundles.own();
-    let mut bundle = own.map_or_else(
-        || Bundle::new(snapshot.bundles.own_trust_domain().clone()),
-        |stored| stored.value.clone(),
-    );
+    let mut bundle = own_or_new(snapshot);
     let grown = match append(&mut bundle, &Additions::of(theirs)) {
         Ok(grown) => grown,
         Err(refused) => return Plan::Nothing(Err(refused)),
     };
-    let tainted = taint(&mut bundle, theirs);
+    let tainted = taint_as(&mut bundle, theirs);
     let before = bundle.sequence;
     bundle.sequence = before.max(theirs.sequence);
     if grown || tainted {
@@ -213,26 +217,28 @@ pub(crate) fn merge_plan(
     } else if bundle.sequence == before {
         return Plan::Nothing(Ok((Takeover::Unchanged, bundle)));
     }
-    let key = Key::bundle(&bundle.trust_domain);
-    let seen = Expect::seen(own.map(|stored| stored.revision));
-    let txn = Txn::new()
-        .expect(key.clone(), seen)
-        .put(key, codec::encode(&bundle));
+    let txn = put_own(snapshot, &bundle);
     Plan::Commit(txn, Ok((Takeover::Updated, bundle)))
 }
 
-/// Taints what is tainted in the other bundle. Tells whether there was any that was not.
-fn taint(bundle: &mut Bundle, theirs: &Bundle) -> bool {
+/// Taints what is tainted in the other bundle: of X.509 every certificate of such a key. Tells whether there was
+/// any that was not.
+pub(crate) fn taint_as(bundle: &mut Bundle, theirs: &Bundle) -> bool {
+    let x509 = theirs.x509_authorities.iter().filter(|a| a.tainted);
+    let x509: BTreeSet<_> = x509.map(X509Authority::authority_id).collect();
+    let jwt = theirs.jwt_authorities.iter().filter(|a| a.tainted);
+    let jwt: BTreeSet<_> = jwt.map(|authority| &authority.key_id).collect();
     let mut changed = false;
-    for authority in theirs.x509_authorities.iter().filter(|a| a.tainted) {
-        let mut ours = bundle.x509_authorities.iter_mut();
-        let ours = ours.find(|ours| ours.certificate == authority.certificate);
-        changed |= ours.is_some_and(|ours| !std::mem::replace(&mut ours.tainted, true));
+    let mut mark = |tainted: &mut bool| changed |= !std::mem::replace(tainted, true);
+    for authority in &mut bundle.x509_authorities {
+        if x509.contains(&authority.authority_id()) {
+            mark(&mut authority.tainted);
+        }
     }
-    for authority in theirs.jwt_authorities.iter().filter(|a| a.tainted) {
-        let mut ours = bundle.jwt_authorities.iter_mut();
-        let ours = ours.find(|ours| ours.key_id == authority.key_id);
-        changed |= ours.is_some_and(|ours| !std::mem::replace(&mut ours.tainted, true));
+    for authority in &mut bundle.jwt_authorities {
+        if jwt.contains(&authority.key_id) {
+            mark(&mut authority.tainted);
+        }
     }
     changed
 }
@@ -321,9 +327,13 @@ mod tests {
     }
 
     fn x509(ends: SystemTime) -> X509Authority {
+        x509_of(&KeyPair::generate().unwrap(), ends)
+    }
+
+    fn x509_of(key: &KeyPair, ends: SystemTime) -> X509Authority {
         let mut params = CertificateParams::default();
         params.not_after = ends.into();
-        let certificate = params.self_signed(&KeyPair::generate().unwrap()).unwrap();
+        let certificate = params.self_signed(key).unwrap();
         X509Authority::new(Certificate::parse(certificate.der()).unwrap())
     }
 
@@ -355,6 +365,21 @@ mod tests {
             assert_eq!(read(&store, &own()).await.unwrap().unwrap().bundle, bundle);
         }
         assert_eq!(store.snapshot().await.unwrap().0, Revision::new(2));
+    }
+
+    #[test]
+    fn a_taint_of_another_bundle_marks_every_certificate_of_its_key() {
+        let key = KeyPair::generate().unwrap();
+        let (one, other) = (x509_of(&key, now()), x509_of(&key, now() + DAY));
+        let mut ours = Bundle::new(own());
+        add(&mut ours, vec![one.clone(), other, x509(now())], vec![]);
+        let mut theirs = Bundle::new(own());
+        let tainted = true;
+        theirs.add_x509_authority(X509Authority { tainted, ..one });
+        assert!(taint_as(&mut ours, &theirs));
+        let marks = ours.x509_authorities.iter().map(|a| a.tainted);
+        assert_eq!(marks.collect::<Vec<_>>(), [true, true, false]);
+        assert!(!taint_as(&mut ours, &theirs), "nothing new");
     }
 
     #[tokio::test]

@@ -87,7 +87,7 @@ impl Authorities {
             self.sign_with(&keepers);
             left?;
         }
-        let passed_on = |own: &mut Bundle| taint(own, above) | revoke(own, above);
+        let passed_on = |own: &mut Bundle| bundles::taint_as(own, above) | revoke(own, above);
         let own = self.change_own(&keepers, passed_on).await?;
         drop(keepers);
         self.renew_server_svid(&own, self.0.clock.now())
@@ -245,27 +245,6 @@ fn add(own: &mut Bundle, above: &Bundle) -> bool {
 fn newly_tainted(own: &Bundle, above: &Bundle) -> Names {
     let sound = Names::all(own).without(&Names::tainted(own));
     Names::tainted(above).and(&sound)
-}
-
-/// Taints what is tainted above. Tells whether there was anything.
-fn taint(own: &mut Bundle, above: &Bundle) -> bool {
-    let tainted = Names::tainted(above);
-    let mut changed = false;
-    let mut mark = |is_tainted: &mut bool| {
-        changed |= !*is_tainted;
-        *is_tainted = true;
-    };
-    for authority in &mut own.x509_authorities {
-        if tainted.x509.contains(&authority.authority_id()) {
-            mark(&mut authority.tainted);
-        }
-    }
-    for authority in &mut own.jwt_authorities {
-        if tainted.jwt.contains(&authority.key_id) {
-            mark(&mut authority.tainted);
-        }
-    }
-    changed
 }
 
 /// Takes out what is tainted here and gone above. Tells whether there was anything.
