@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use identity::bundle::{Bundle, MAX_BUNDLE_BYTES, X509Authority};
+use identity::bundle::{Bundle, MAX_BUNDLE_BYTES};
 use identity::spiffe_id::SpiffeId;
 use identity::trust_domain::TrustDomain;
 use identity::x509::Certificate;
@@ -31,7 +31,7 @@ use tokio_rustls::TlsConnector;
 use tonic::{Code, Status};
 
 use self::endpoint::{Authority, Endpoint, Say, loopback, spiffe_id};
-use super::support::{Server, ServerId, config, durable, start, start_with};
+use super::support::{Server, config, durable, start, start_with};
 use super::trustdomain::{client, create, https_spiffe, https_web};
 
 const ENDPOINT_ID: &str = "spiffe://fed.org/endpoint";
@@ -467,26 +467,6 @@ pub(crate) async fn ask_as(
     })
 }
 
-/// A client that knows our server by its bundle.
-async fn by_bundle(server: &Server) -> ClientConfig {
-    let own = server
-        .bundles()
-        .get_bundle(GetBundleRequest::default())
-        .await;
-    let mut roots = Bundle::new(TrustDomain::parse("example.org").unwrap());
-    for authority in own.unwrap().into_inner().x509_authorities {
-        let certificate = Certificate::parse(&authority.asn1).unwrap();
-        roots.add_x509_authority(X509Authority::new(certificate));
-    }
-    let provider = Arc::new(aws_lc_rs::default_provider());
-    ClientConfig::builder_with_provider(Arc::clone(&provider))
-        .with_protocol_versions(&[&rustls::version::TLS13])
-        .unwrap()
-        .dangerous()
-        .with_custom_certificate_verifier(Arc::new(ServerId { roots, provider }))
-        .with_no_client_auth()
-}
-
 fn serving(config: &mut Config, serving: ServingConfig) {
     config.federation.bundle_endpoint = Some(BundleEndpointConfig {
         address: HostPort {
@@ -511,7 +491,7 @@ fn endpoint_addr(server: &Server) -> SocketAddr {
 async fn our_endpoint_shows_the_newest_bundle_at_its_root_and_nothing_else() {
     let server = start_with(|config| serving(config, ServingConfig::HttpsSpiffe)).await;
     let addr = endpoint_addr(&server);
-    let client = by_bundle(&server).await;
+    let client = server.trusting(None).await;
     let said = ask(addr, "GET /", client.clone()).await.unwrap();
     assert_eq!(
         (said.status, said.content_type.as_str()),
@@ -588,7 +568,7 @@ async fn our_endpoint_of_https_web_shows_the_certificate_of_its_files() {
     assert_eq!(said.status, 200);
     // It is not the server's SVID.
     assert!(
-        ask(endpoint_addr(&server), "GET /", by_bundle(&server).await)
+        ask(endpoint_addr(&server), "GET /", server.trusting(None).await)
             .await
             .is_err()
     );

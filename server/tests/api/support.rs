@@ -23,15 +23,15 @@ use proto::spire::types;
 use rcgen::{CertificateParams, KeyPair};
 use runtime::clock::Clock;
 use runtime::config::HostPort;
+use runtime::dial::{Judge, client_config};
 use runtime::log::{LogConfig, LogHandle};
 use runtime::metrics::Metrics;
 use runtime::readiness::Readiness;
 use runtime::shutdown::{Reason, Shutdown, ShutdownTrigger};
 use runtime::tasks::{Drained, TaskGroup};
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{CryptoProvider, aws_lc_rs, verify_tls13_signature};
-use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, Error, SignatureScheme};
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName, UnixTime};
+use rustls::crypto::aws_lc_rs;
+use rustls::{CertificateError, ClientConfig, Error};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName};
 use server::config::{Config, KeysConfig, StoreConfig};
 use server::{Deps, Handle, StartError};
 use tempfile::TempDir;
@@ -182,6 +182,22 @@ impl Server {
         self.connect_from("127.0.0.1", identity).await
     }
 
+    /// A client that knows the server by its bundle, with a certificate or without.
+    pub(crate) async fn trusting(&self, identity: Option<&Identity>) -> ClientConfig {
+        let mut client = self.bundles();
+        let bundle = client.get_bundle(GetBundleRequest::default()).await;
+        let mut roots = Bundle::new(trust_domain());
+        for authority in bundle.unwrap().into_inner().x509_authorities {
+            let certificate = Certificate::parse(&authority.asn1).unwrap();
+            roots.add_x509_authority(X509Authority::new(certificate));
+        }
+        let shown = identity.map(|identity| {
+            let key = PrivatePkcs8KeyDer::from(identity.key.serialize_der());
+            (identity.chain.clone(), PrivateKeyDer::Pkcs8(key))
+        });
+        client_config(aws_lc_rs::default_provider(), ServerId(roots), shown).unwrap()
+    }
+
     /// Connects to the port from an address of this machine.
     pub(crate) async fn connect_from(
         &self,
@@ -189,31 +205,7 @@ impl Server {
         identity: Option<&Identity>,
     ) -> Result<Channel, String> {
         let source = SocketAddr::new(source.parse().unwrap(), 0);
-        let bundle = self
-            .bundles()
-            .get_bundle(GetBundleRequest::default())
-            .await
-            .unwrap();
-        let mut roots = Bundle::new(trust_domain());
-        for authority in bundle.into_inner().x509_authorities {
-            let certificate = Certificate::parse(&authority.asn1).unwrap();
-            roots.add_x509_authority(X509Authority::new(certificate));
-        }
-        let provider = Arc::new(aws_lc_rs::default_provider());
-        let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
-            .with_protocol_versions(&[&rustls::version::TLS13])
-            .unwrap()
-            .dangerous()
-            .with_custom_certificate_verifier(Arc::new(ServerId { roots, provider }));
-        let mut config = match identity {
-            None => builder.with_no_client_auth(),
-            Some(identity) => {
-                let key = PrivatePkcs8KeyDer::from(identity.key.serialize_der());
-                builder
-                    .with_client_auth_cert(identity.chain.clone(), PrivateKeyDer::Pkcs8(key))
-                    .unwrap()
-            }
-        };
+        let mut config = self.trusting(identity).await;
         config.alpn_protocols = vec![b"h2".to_vec()];
         let connector = TlsConnector::from(Arc::new(config));
         let addr = self.addr();
@@ -396,56 +388,17 @@ pub(crate) async fn call(channel: &Channel, path: &str) -> Result<(), Status> {
 
 /// Takes the server of a trust domain, and no other.
 #[derive(Debug)]
-pub(crate) struct ServerId {
-    pub(crate) roots: Bundle,
-    pub(crate) provider: Arc<CryptoProvider>,
-}
+struct ServerId(Bundle);
 
-impl ServerCertVerifier for ServerId {
-    fn verify_server_cert(
-        &self,
-        end_entity: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        _name: &ServerName<'_>,
-        _ocsp: &[u8],
-        _now: UnixTime,
-    ) -> Result<ServerCertVerified, Error> {
-        let chain: Vec<_> = std::iter::once(end_entity)
-            .chain(intermediates)
-            .cloned()
-            .collect();
-        let bundle = |_: &TrustDomain| Some(&self.roots);
+impl Judge for ServerId {
+    fn judge(&self, chain: &[CertificateDer<'_>]) -> Result<(), Error> {
+        let bundle = |_: &TrustDomain| Some(&self.0);
         let now = Clock::system().now();
-        match verify_peer_der(&chain, Purpose::ServerAuth, bundle, now) {
-            Ok(id) if id.is_server() => Ok(ServerCertVerified::assertion()),
+        match verify_peer_der(chain, Purpose::ServerAuth, bundle, now) {
+            Ok(id) if id.is_server() => Ok(()),
             _ => Err(Error::InvalidCertificate(
                 CertificateError::ApplicationVerificationFailure,
             )),
         }
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _message: &[u8],
-        _certificate: &CertificateDer<'_>,
-        _signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        Err(Error::General("TLS 1.2".to_owned()))
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        let algorithms = &self.provider.signature_verification_algorithms;
-        verify_tls13_signature(message, certificate, signature, algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider
-            .signature_verification_algorithms
-            .supported_schemes()
     }
 }
